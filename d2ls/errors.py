@@ -1,0 +1,17 @@
+"""Errors that a user can cause and mend; a script prints their text and ends with exit code 2."""
+
+
+class D2LSError(Exception):
+    """Says what was found, what was expected and what to do, with the file or setting named."""
+
+
+class ConfigError(D2LSError):
+    """A setting, a config file or a command line that cannot be used."""
+
+
+class DataError(D2LSError):
+    """An image, a mask or a folder that cannot be used."""
+
+
+class CheckpointError(D2LSError):
+    """A weight file that cannot be read or does not fit the network."""
