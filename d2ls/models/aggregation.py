@@ -1,0 +1,48 @@
+"""The four maps of the pyramid become one at stride 4 (spec section 1, item 2)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Aggregation(nn.Module):
+    """Linear to C per level, bilinear resize to stride 4, 1x1 convolution over all levels.
+
+    Args:
+        channels: channels of the four maps, strides 4 to 32.
+        width: embedding width C.
+        aggregate: False is the ablation that takes the resized deepest level alone.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, *, aggregate: bool = True) -> None:
+        super().__init__()
+        self.aggregate = aggregate
+        self.embed = nn.ModuleList(nn.Linear(c, width) for c in (channels if aggregate else channels[-1:]))
+        if aggregate:
+            # A 1x1 convolution without bias over the levels' channels, deepest level first.
+            self.merge = nn.Linear(len(channels) * width, width, bias=False)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """The aggregated map (B, H, W, C), channels last, from maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32."""
+        size = maps[0].shape[-2:]
+        if not self.aggregate:
+            deepest = F.linear(maps[-1].permute(0, 2, 3, 1), self.embed[0].weight, self.embed[0].bias)
+            return _resize(deepest, size)
+        # A linear map of a concatenation is a sum of linear maps, and linear maps commute with resizing: each level goes
+        # straight to its share of the result at its own size, in one product (merge_i embed_i).
+        slices = self.merge.weight.chunk(len(maps), dim=1)[::-1]
+        result = None
+        for level, embed, merge in zip(maps, self.embed, slices, strict=True):
+            share = F.linear(level.permute(0, 2, 3, 1), merge @ embed.weight, merge @ embed.bias)
+            result = share if result is None else result + _resize(share, size)
+        assert result is not None
+        return result
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of a channels-last map (B, h, w, C) to `size`."""
+    if x.shape[1:3] == tuple(size):
+        return x
+    resized = F.interpolate(x.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", align_corners=False)
+    return resized.permute(0, 2, 3, 1)

@@ -1,0 +1,136 @@
+"""Feature pyramids from timm: four NCHW maps at strides 4, 8, 16 and 32, whatever the family."""
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from d2ls.errors import ConfigError
+from d2ls.models import pretrained as weights
+
+STRIDES = (4, 8, 16, 32)
+
+# Final rates of stochastic depth in the paper's settings (spec section 1); other backbones start without it.
+DROP_PATH_RATES = {"convnext_tiny": 0.1, "convnext_small": 0.4, "convnext_base": 0.5}
+
+
+class Backbone(nn.Module):
+    """A timm network as feature pyramid.
+
+    Args:
+        name: timm model name, with or without a pretrained tag.
+        in_channels: channels of the image.
+        pretrained: False, True (the weights of timm's tag), "torchvision" (the paper's ImageNet weights) or a weight file.
+        drop_path_rate: final rate of stochastic depth, linear over the blocks; None takes the paper's rate for
+            ConvNeXt-T, -S and -B and 0 elsewhere.
+        frozen: no gradient, and normalisation statistics stay as they are.
+
+    Raises:
+        ConfigError: no such timm model, or one without maps at strides 4, 8, 16 and 32.
+        CheckpointError: weights that cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        pretrained: bool | str = False,
+        drop_path_rate: float | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        if drop_path_rate is None:
+            drop_path_rate = DROP_PATH_RATES.get(name.split(".")[0], 0.0)
+        self.name = name
+        self.frozen = frozen
+        self.body = _feature_network(name, in_channels, drop_path_rate)
+        info = self.body.feature_info
+        self.channels: tuple[int, ...] = tuple(info.channels())
+        self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+
+        self.pending: bool | str = False  # weights that were asked for and are not here yet
+        self.register_load_state_dict_post_hook(_weights_arrived)
+        if pretrained and weights.are_deferred():
+            self.pending = pretrained
+        elif pretrained:
+            self.load_pretrained(pretrained)
+        if frozen:
+            self.requires_grad_(False)
+
+    def load_pretrained(self, source: bool | str | None = None) -> None:
+        """Load ImageNet weights from `source`, or those that the constructor was asked for and that are still pending.
+
+        Raises:
+            CheckpointError: the weights cannot be had (no network, no file) or do not fit.
+        """
+        source = self.pending if source is None else source
+        if source:
+            weights.load_into(self.body, self.name, source)
+        self.pending = False
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Switch between training and evaluation; a frozen backbone stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Four maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32 of an image batch (B, in_channels, H, W)."""
+        if self.pending:
+            raise weights.not_loaded(self.name, self.pending)
+        maps = self.body(image)
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        return list(maps)
+
+
+def _weights_arrived(module: nn.Module, keys: _IncompatibleKeys) -> None:
+    """A checkpoint that was loaded into the backbone stands for the pretrained weights."""
+    missing = [key for key in keys.missing_keys if "backbone." in key or key.startswith("body.")]
+    if isinstance(module, Backbone) and not missing:
+        module.pending = False
+
+
+def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.Module:
+    """timm's network `name`, cut to the maps at STRIDES."""
+    try:
+        info = _create(name, in_channels, drop_path_rate, None).feature_info
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]) or "none"
+        raise ConfigError(
+            f"backbone={name!r}: timm has no model of this name (similar ones: {close}). timm.list_models() lists them all."
+        ) from error
+    strides = list(info.reduction())
+    if not set(STRIDES) <= set(strides):
+        raise ConfigError(
+            f"backbone={name!r} gives maps at strides {strides}; the decoder needs strides {list(STRIDES)}. "
+            "Choose a hierarchical network such as convnext_tiny, swin_tiny_patch4_window7_224, resnet50 or "
+            "tf_efficientnet_lite0: a plain vision transformer has one stride only."
+        )
+    return _create(name, in_channels, drop_path_rate, tuple(_last_at(strides, stride) for stride in STRIDES))
+
+
+def _last_at(strides: list[int], stride: int) -> int:
+    """Index of the last map of a stride: the raw output of that stage."""
+    return len(strides) - 1 - strides[::-1].index(stride)
+
+
+def _create(name: str, in_channels: int, drop_path_rate: float, out_indices: tuple[int, ...] | None) -> nn.Module:
+    options: dict[str, Any] = {"features_only": True, "in_chans": in_channels, "pretrained": False}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    if out_indices is not None:
+        options["out_indices"] = out_indices
+    # Window transformers check the image size unless told otherwise; the others do not know the option.
+    for extra in ({"strict_img_size": False}, {}):
+        try:
+            return timm.create_model(name, **options, **extra)  # type: ignore[no-any-return]
+        except TypeError as error:
+            if "strict_img_size" in str(error):
+                continue
+            if "drop_path_rate" in str(error):
+                raise ConfigError(f"backbone={name!r} has no stochastic depth: set drop_path_rate=0.") from error
+            raise
+    raise AssertionError("unreachable")

@@ -1,0 +1,82 @@
+"""From pixels and entries at stride 4 to logits at full resolution (spec section 1, item 6).
+
+The method shuffles C channels of a stride-4 cell into a 4 x 4 block of C/16-channel pixels, in two steps of 2 x 2 with a LayerNorm and
+a GELU after the first and a GELU after the second. All of these act on a pixel of some resolution alone, so here
+they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PixelUpsampler(nn.Module):
+    """C channels at stride 4 to C/16 channels at full resolution.
+
+    Args:
+        width: C, divisible by 16.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width // 4, eps=1e-6)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, HW, C) -> (B, HW, 2 * 2, 2 * 2, C/16): the 16 full-resolution pixels of each cell, as `to_map` places them."""
+        # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
+        cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2)  # (B, HW, s1, s2, C/16)
+        # The norm over the C/4 channels of the half-resolution pixel s1 is a norm over (s2, c), its gains reordered likewise.
+        gain, bias = (x.unflatten(0, (-1, 4)).T for x in (self.norm.weight, self.norm.bias))
+        cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, self.norm.eps)
+        return F.gelu(F.gelu(cells))
+
+
+def to_map(cells: Tensor, height: int, width: int) -> Tensor:
+    """Both pixel shuffles at once: (B, HW, 2 * 2, 2 * 2, K), flattened or not, to (B, K, 4 * height, 4 * width)."""
+    batch, channels = cells.shape[0], cells.shape[-1]
+    blocks = cells.reshape(batch, height, width, 2, 2, 2, 2, channels)  # h, w, y1, x1, y2, x2
+    return blocks.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(batch, channels, 4 * height, 4 * width)
+
+
+class DictionaryHead(nn.Module):
+    """Logits as products of entries and upsampled pixels.
+
+    Args:
+        width: embedding width C.
+        num_entries: dictionary entries N.
+        num_classes: classes K; where it differs from N, a linear map over the entry axis turns N into K.
+    """
+
+    def __init__(self, width: int, num_entries: int, num_classes: int) -> None:
+        super().__init__()
+        self.upsampler = PixelUpsampler(width)
+        self.token_mlp = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width // 16)
+        )
+        self.entries_to_classes = nn.Linear(num_entries, num_classes) if num_entries != num_classes else None
+
+    def forward(self, tokens: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Logits (B, K, 4 * height, 4 * width) of tokens (B, N, C) and pixels (B, height * width, C)."""
+        classes = self.token_mlp(tokens)  # (B, N, C/16)
+        if self.entries_to_classes is not None:
+            classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
+        logits = self.upsampler(pixels).flatten(1, 3) @ classes.transpose(1, 2)  # (B, HW * 16, K)
+        return to_map(logits, height, width)
+
+
+class ConvHead(nn.Module):
+    """The ablation without a dictionary: a 1x1 convolution on the upsampled pixels.
+
+    Args:
+        width: embedding width C.
+        num_classes: classes K.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.upsampler = PixelUpsampler(width)
+        self.classify = nn.Linear(width // 16, num_classes)  # a 1x1 convolution, written for channels-last rows
+
+    def forward(self, pixels: Tensor, height: int, width: int) -> Tensor:
+        """Logits (B, K, 4 * height, 4 * width) of pixels (B, height * width, C)."""
+        return to_map(self.classify(self.upsampler(pixels)), height, width)

