@@ -1,0 +1,148 @@
+"""Scores of a run: IoU, F1, precision and recall per class, mIoU, mean F1 and overall accuracy."""
+
+import math
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from d2ls.errors import ConfigError, DataError
+
+
+class ClassScores(TypedDict):
+    """Scores of each class, float64 on the CPU, (K,), in 0..1; NaN for a class that never occurs."""
+
+    IoU: Tensor
+    F1: Tensor
+    precision: Tensor
+    recall: Tensor
+    pixels: Tensor
+    """True pixels of each class, int64, (K,)."""
+
+
+class Scores(TypedDict):
+    """What a run scored; NaN where nothing was there to score."""
+
+    mIoU: float
+    """Mean IoU of the scored classes that occur, 0..1."""
+    F1: float
+    """Mean F1 of the scored classes that occur, 0..1."""
+    OA: float
+    """Share of all labelled pixels, of scored and unscored classes, that are right, 0..1."""
+    per_class: ClassScores
+    confusion: Tensor
+    """Pixel counts, int64, (K, K): one row for each true class, one column for each predicted one."""
+
+
+class SegmentationMetrics(MulticlassConfusionMatrix):
+    """Counts pixels by true and predicted class, exactly, and scores the counts.
+
+    A class occurs if any labelled pixel has it as truth or as prediction. Where it occurs, a score of 0/0 is 0 (a
+    class that is present but never predicted has precision and F1 0); a class that does not occur is left out of the
+    means. Pixels whose truth is `ignore_index` count nowhere. Being a torchmetrics metric, it follows its
+    module to a device, and several processes add up their counts when they compute.
+
+    Args:
+        num_classes: number of classes K, at least 2.
+        ignore_index: label of pixels that are not counted; not one of the classes.
+        scored: classes in mIoU and mean F1; all of them by default.
+
+    Raises:
+        ConfigError: `num_classes`, `ignore_index` and `scored` do not go together.
+    """
+
+    confmat: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int, scored: Sequence[int] | None = None) -> None:
+        if num_classes < 2:
+            raise ConfigError(f"num_classes={num_classes}: there is nothing to score with fewer than 2 classes.")
+        if 0 <= ignore_index < num_classes:
+            raise ConfigError(f"ignore_index={ignore_index} is one of the classes 0..{num_classes - 1}.")
+        scored = tuple(range(num_classes) if scored is None else scored)
+        if not scored or len(set(scored)) < len(scored) or not set(scored) <= set(range(num_classes)):
+            raise ConfigError(f"scored={scored}: expected different classes out of 0..{num_classes - 1}, at least one.")
+        super().__init__(num_classes, ignore_index=ignore_index, validate_args=False)
+        self.scored = scored
+
+    def update(self, prediction: Tensor, mask: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            prediction: predicted classes, any integer type, (B, H, W), or logits, (B, K, H, W).
+            mask: true classes or `ignore_index`, any integer type, (B, H, W).
+
+        Raises:
+            DataError: shapes or types do not fit, a label or a prediction is no class, or logits are not finite.
+        """
+        if mask.is_floating_point() or mask.dtype == torch.bool:
+            raise DataError(f"The mask is of type {mask.dtype}; expected an integer type that holds class indices.")
+        predicted = self._classes_of(prediction, mask)
+        mask = mask.to(predicted.device)
+        counted = mask != self.ignore_index
+        truth, predicted = mask[counted].long(), predicted.long()
+        self._check_range(truth, f"the mask holds labels that are neither classes nor ignore_index={self.ignore_index}")
+        self._check_range(predicted, "the prediction holds values that are no classes")
+        # torchmetrics' own counting takes K * K times the memory where deterministic algorithms are on.
+        pairs = truth * self.num_classes + predicted[counted]
+        counts = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+        self.confmat += counts.to(self.confmat.device)
+
+    def compute(self) -> Scores:  # type: ignore[override]
+        """Score everything counted since the last reset, in all processes together."""
+        confusion = self.confmat.cpu()
+        counts = confusion.double()
+        right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
+        occurs = true + predicted > 0
+
+        def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+            return torch.where(occurs, numerator / denominator.clamp(min=1), math.nan)
+
+        iou, f1 = ratio(right, true + predicted - right), ratio(2 * right, true + predicted)
+        scored = list(self.scored)
+        return {
+            "mIoU": iou[scored].nanmean().item(),
+            "F1": f1[scored].nanmean().item(),
+            "OA": (right.sum() / counts.sum()).item(),
+            "per_class": {
+                "IoU": iou,
+                "F1": f1,
+                "precision": ratio(right, predicted),
+                "recall": ratio(right, true),
+                "pixels": confusion.sum(dim=1),
+            },
+            "confusion": confusion.clone(),
+        }
+
+    def _classes_of(self, prediction: Tensor, mask: Tensor) -> Tensor:
+        """The predicted class of each pixel, in the mask's shape."""
+        if prediction.is_floating_point():
+            if prediction.ndim != mask.ndim + 1 or prediction.shape[1] != self.num_classes:
+                raise self._shape_error(prediction, mask)
+            best, predicted = prediction.max(dim=1)
+            if not best.isfinite().all():
+                raise DataError("The logits hold NaN or infinite values: they have no largest class to score.")
+        elif prediction.dtype == torch.bool:
+            raise DataError("The prediction is of type torch.bool; expected class indices or floating-point logits.")
+        else:
+            predicted = prediction
+        if predicted.shape != mask.shape:
+            raise self._shape_error(prediction, mask)
+        return predicted
+
+    def _shape_error(self, prediction: Tensor, mask: Tensor) -> DataError:
+        return DataError(
+            f"The prediction has the shape {tuple(prediction.shape)} ({prediction.dtype}) and the mask "
+            f"{tuple(mask.shape)}; expected integer classes (B, H, W) or floating-point logits "
+            f"(B, {self.num_classes}, H, W) for a mask (B, H, W)."
+        )
+
+    def _check_range(self, values: Tensor, what: str) -> None:
+        wrong = (values < 0) | (values >= self.num_classes)
+        if wrong.any():
+            found = sorted(set(values[wrong].tolist()))
+            raise DataError(
+                f"Cannot score: {what}: {found[:10]} in {int(wrong.sum())} pixels; expected 0..{self.num_classes - 1}. "
+                "Check num_classes and ignore_index against the masks."
+            )
