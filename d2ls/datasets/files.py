@@ -1,0 +1,281 @@
+"""The one reader and writer of image files: 8-bit PNG, JPEG and TIFF, RGB outside, OpenCV's BGR only in here."""
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from d2ls.datasets import tiff
+from d2ls.datasets.headers import FormatError, Header, check_jpeg, check_png, read_header
+from d2ls.errors import DataError
+
+Pixels = NDArray[np.uint8]
+MAX_PIXELS = 1 << 29  # 23 170 pixels square; more is taken for a decompression bomb
+_STRIP = 1 << 16  # bytes of a strip that we write
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file, from its header alone.
+
+    Raises:
+        DataError: no image that can be read.
+    """
+    with _reading(path) as file:
+        header = read_header(file)
+    return header.height, header.width
+
+
+def read_image(path: Path) -> Pixels:
+    """Read an image of 8-bit RGB (or palette) pixels.
+
+    An orientation noted in the file's metadata is not applied: masks have none.
+
+    Returns:
+        RGB, (H, W, 3).
+
+    Raises:
+        DataError: unreadable, damaged, 16-bit, grey, CMYK, or with a fourth channel that is not opaque throughout.
+    """
+    with _reading(path) as file:
+        header = _colour_header(file)
+        return _pixels(file, header, (0, 0, header.height, header.width))
+
+
+def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pixels:
+    """Read a window of an image; of a TIFF, only the strips or tiles that it touches are read and decoded.
+
+    The window must lie inside the image; otherwise as `read_image`.
+
+    Returns:
+        RGB, (height, width, 3).
+
+    Raises:
+        DataError: as `read_image`; of a TIFF only where the window touches.
+    """
+    with _reading(path) as file:
+        header = _colour_header(file)
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > header.height or left + width > header.width:
+            raise FormatError(
+                f"window of {width} x {height} at ({left}, {top}) is not inside {header.width} x {header.height} pixels"
+            )
+        return _pixels(file, header, (top, left, height, width))
+
+
+def read_colours(path: Path) -> Pixels:
+    """Read a colour mask; a palette's pixels mean their colours. Otherwise as `read_image`.
+
+    Returns:
+        RGB, (H, W, 3).
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    return read_image(path)
+
+
+def read_index(path: Path) -> Pixels:
+    """Read the raw values of an index mask: grey values, or the indices of a palette.
+
+    Returns:
+        Values as they stand in the file, (H, W).
+
+    Raises:
+        DataError: unreadable, damaged, lossy, or a colour mask.
+    """
+    with _reading(path) as file:
+        header = read_header(file)
+        _check_size(header)
+        kind = header.kind.removesuffix("+alpha") if header.kind == "palette+alpha" else header.kind
+        if kind not in ("grey", "palette") or header.bits > 8:
+            raise FormatError(
+                f"{header.bits}-bit {header.kind} pixels where an index mask (8-bit grey or palette) is expected; "
+                "convert colour masks first (see the tools)"
+            )
+        if header.format == "jpeg":
+            raise FormatError("a mask saved as JPEG: its values are no longer exact; use the original PNG or TIFF")
+        data = _whole(file, header)
+    with _naming(path):
+        if kind == "grey" and header.bits == 8:
+            return _checked(_decode(data, cv2.IMREAD_UNCHANGED), header, 2)
+        index = _pillow(data, palette_as_colours=False)
+        if kind == "grey":  # decoded as shades of grey up to 255
+            index = index // np.uint8(255 // (2**header.bits - 1))
+        return _checked(index, header, 2)
+
+
+def write_png(path: Path, pixels: Pixels, compression: int = 3) -> None:
+    """Write a grey (H, W) or RGB (H, W, 3) PNG, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    bgr = pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, compression])
+    if not done:
+        raise DataError(f"{path}: these pixels {pixels.shape} cannot be written as PNG.")
+    write_bytes(path, data.tobytes())
+
+
+def write_tiff(path: Path, rgb: Pixels) -> None:
+    """Write an RGB (H, W, 3) TIFF, uncompressed in short strips, so that `read_window` reads only what it needs.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    height, width = rgb.shape[:2]
+    rows = max(1, min(height, _STRIP // (3 * width)))
+    blocks = [rgb[top : top + rows].tobytes() for top in range(0, height, rows)]
+    write_bytes(path, tiff.build("<", tiff.rgb_entries(), (height, width), blocks, rows))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name in the same folder, then rename it: whole or not at all.
+
+    Raises:
+        DataError: it cannot be written (no such folder, no permission, no space).
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.stem}.", suffix=".part", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    except OSError as problem:
+        raise DataError(f"{path}: cannot be written: {problem.strerror or problem}.") from problem
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what a decoder may raise into an error that names the file."""
+    try:
+        yield
+    except (FormatError, tiff.TiffError) as problem:
+        raise DataError(f"{path}: {problem}.") from problem
+    except OSError as problem:
+        raise DataError(f"{path}: cannot be read: {problem.strerror or problem}.") from problem
+    except (cv2.error, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{path}: cannot be decoded, the file is damaged: {problem}.") from problem
+    except MemoryError as problem:
+        raise DataError(f"{path}: too large for this machine's memory.") from problem
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    with _naming(path), path.open("rb") as file:
+        yield file
+
+
+def _check_size(header: Header) -> None:
+    if header.height * header.width > MAX_PIXELS:
+        raise FormatError(
+            f"its header gives {header.width} x {header.height} pixels, expected at most {MAX_PIXELS}; split it first"
+        )
+
+
+def _colour_header(file: BinaryIO) -> Header:
+    """Header of an image that can be read as 8-bit RGB."""
+    header = read_header(file)
+    _check_size(header)
+    if header.bits > 8:
+        raise FormatError(
+            f"{header.bits} bits a sample where 8 are expected; rescale it to 8-bit RGB, the same way for all images"
+        )
+    if header.kind not in ("rgb", "palette", "rgb+alpha", "palette+alpha"):
+        raise FormatError(f"{header.kind} pixels where RGB is expected; save it as 8-bit RGB")
+    return header
+
+
+def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -> Pixels:
+    """RGB of a window (top, left, height, width)."""
+    top, left, height, width = window
+    page = header.page
+    if page is not None and page.separable and (page.raw or (height, width) != (header.height, header.width)):
+        data, begin, start = tiff.read_part(file, page, *window)
+        if page.raw:
+            rows = np.frombuffer(data, np.uint8)
+            pixels = rows[: rows.size - rows.size % (page.width * page.samples)].reshape(-1, page.width, page.samples)
+        else:
+            pixels = _decode_colours(data, header)
+        pixels = pixels[top - begin : top - begin + height, left - start : left - start + width]
+    else:
+        pixels = _checked(_decode_colours(_whole(file, header), header), header, 3)
+        pixels = pixels[top : top + height, left : left + width]
+    if pixels.shape[:2] != (height, width):
+        raise FormatError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {width} x {height}")
+    return _opaque(pixels)
+
+
+def _opaque(pixels: Pixels) -> Pixels:
+    """RGB of RGB, or of RGBA where nothing is transparent."""
+    if pixels.shape[2] == 4:
+        if pixels[..., 3].min(initial=255) < 255:
+            raise FormatError(
+                "a fourth channel that is not opaque throughout (transparency, or infrared?) where RGB is expected; "
+                "save the three channels alone"
+            )
+        pixels = pixels[..., :3]
+    return np.ascontiguousarray(pixels)
+
+
+def _whole(file: BinaryIO, header: Header) -> bytes:
+    """All bytes of a file, found complete."""
+    file.seek(0)
+    data = file.read()
+    if header.format == "png":
+        check_png(data)
+    elif header.format == "jpeg":
+        check_jpeg(data)
+    return data
+
+
+def _decode_colours(data: bytes, header: Header) -> Pixels:
+    """RGB or RGBA, (H, W, 3 or 4)."""
+    if header.kind == "palette+alpha":
+        return _pillow(data, palette_as_colours=True)
+    if header.kind == "rgb+alpha":
+        bgra = _decode(data, cv2.IMREAD_UNCHANGED)
+        return cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
+    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode(data: bytes, flags: int) -> Pixels:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise FormatError("cannot be decoded, the file is damaged or of an unusual kind; save it again as PNG")
+    if pixels.dtype != np.uint8:
+        raise FormatError(f"decodes to {pixels.dtype} samples, expected 8 bits")
+    return pixels
+
+
+def _pillow(data: bytes, *, palette_as_colours: bool) -> Pixels:
+    """What OpenCV cannot give: the indices of a palette, a palette with transparency, fewer than 8 bits."""
+    with Image.open(io.BytesIO(data)) as picture:
+        converted = picture.convert("RGBA") if palette_as_colours else picture
+        if converted.mode == "1":
+            converted = converted.convert("L")
+        return np.array(converted, np.uint8)
+
+
+def _checked(pixels: Pixels, header: Header, dimensions: int) -> Pixels:
+    """The pixels, if they are as many as the header says."""
+    if pixels.ndim != dimensions or pixels.shape[:2] != (header.height, header.width):
+        raise FormatError(
+            f"decodes to shape {pixels.shape}, expected {header.height} rows of {header.width} {header.kind} pixels"
+        )
+    return pixels

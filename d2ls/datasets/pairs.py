@@ -1,0 +1,100 @@
+"""Images and their masks, matched by name."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from d2ls.errors import DataError
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and, where it has one, its mask; `name` is unique in its data set."""
+
+    image: Path
+    mask: Path | None
+    name: str
+
+
+def list_images(folder: Path) -> dict[str, Path]:
+    """Image files of a folder by stem, in the order of their names; hidden and other files are passed over.
+
+    Raises:
+        DataError: the folder cannot be read, or two files share a stem.
+    """
+    found: dict[str, Path] = {}
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as problem:
+        raise DataError(f"{folder}: cannot list this folder: {problem.strerror}.") from problem
+    for path in entries:
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in found:
+                other = found[path.stem].name
+                raise DataError(f"{folder}: {other} and {path.name} share one name. Keep one of them.")
+            found[path.stem] = path
+    return found
+
+
+def match(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
+    """The pairs of two folders, in the order of their names.
+
+    Args:
+        images: folder of images.
+        masks: folder of masks of the same stems; None where there are none.
+        made_by: what makes these folders, for the error's text.
+
+    Raises:
+        DataError: a folder is missing or empty, or a file has no partner.
+    """
+    for folder in (images, masks):
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: no such folder. {made_by}")
+    found = list_images(images)
+    if not found:
+        raise DataError(f"{images}: no images ({', '.join(SUFFIXES)}). {made_by}")
+    if masks is None:
+        return [Pair(path, None, stem) for stem, path in found.items()]
+    partners = list_images(masks)
+    for here, there, what, other in ((found, partners, "image", "mask"), (partners, found, "mask", "image")):
+        if alone := [path for stem, path in here.items() if stem not in there]:
+            raise DataError(
+                f"{images if other == 'image' else masks}: no {other} for {len(alone)} of {len(here)} {what}s "
+                f"(first: {alone[0].name}). Every {what} needs {'an' if other == 'image' else 'a'} {other} of the "
+                f"same stem. {made_by} Or move these {what}s away."
+            )
+    return [Pair(path, partners[stem], stem) for stem, path in found.items()]
+
+
+def unique_names(pairs: Iterable[Pair], depth: int) -> list[Pair]:
+    """The pairs, names that occur twice made unique by the folder `depth` levels above the image.
+
+    Raises:
+        DataError: names still occur twice.
+    """
+    listed = list(pairs)
+    counts = Counter(pair.name for pair in listed)
+    named = [
+        replace(pair, name=f"{pair.image.parents[depth].name}_{pair.name}") if counts[pair.name] > 1 else pair
+        for pair in listed
+    ]
+    again = [name for name, count in Counter(pair.name for pair in named).items() if count > 1]
+    if again:
+        raise DataError(f"{named[0].image.parents[depth]}: {len(again)} image names occur twice (first: {again[0]}).")
+    return named
+
+
+def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Refuse a mask of another size than its image (shapes that begin with height and width).
+
+    Raises:
+        DataError: names both and their sizes.
+    """
+    if image[:2] != mask[:2]:
+        raise DataError(
+            f"{pair.mask}: {mask[1]} x {mask[0]} pixels, but its image {pair.image.name} has {image[1]} x {image[0]}. "
+            "Image and mask must have one size: make both again from the same original."
+        )
