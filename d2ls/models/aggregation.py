@@ -27,14 +27,14 @@ class Aggregation(nn.Module):
         """The aggregated map (B, H, W, C), channels last, from maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32."""
         size = maps[0].shape[-2:]
         if not self.aggregate:
-            deepest = F.linear(maps[-1].permute(0, 2, 3, 1), self.embed[0].weight, self.embed[0].bias)
-            return _resize(deepest, size)
-        # A linear map of a concatenation is a sum of linear maps, and linear maps commute with resizing: each level goes
-        # straight to its share of the result at its own size, in one product (merge_i embed_i).
+            return _resize(self.embed[0](maps[-1].permute(0, 2, 3, 1)), size)
+        # A linear map of a concatenation is a sum of linear maps, and linear maps commute with resizing: each level
+        # goes straight to its share of the result at its own size, in one product (merge_i embed_i).
         slices = self.merge.weight.chunk(len(maps), dim=1)[::-1]
         result = None
         for level, embed, merge in zip(maps, self.embed, slices, strict=True):
-            share = F.linear(level.permute(0, 2, 3, 1), merge @ embed.weight, merge @ embed.bias)
+            weight, bias = embed.get_parameter("weight"), embed.get_parameter("bias")
+            share = F.linear(level.permute(0, 2, 3, 1), merge @ weight, merge @ bias)
             result = share if result is None else result + _resize(share, size)
         assert result is not None
         return result

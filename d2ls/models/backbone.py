@@ -21,7 +21,7 @@ class Backbone(nn.Module):
     Args:
         name: timm model name, with or without a pretrained tag.
         in_channels: channels of the image.
-        pretrained: False, True (the weights of timm's tag), "torchvision" (the paper's ImageNet weights) or a weight file.
+        pretrained: False, True (timm's own weights), "torchvision" (the paper's ImageNet weights) or a weight file.
         drop_path_rate: final rate of stochastic depth, linear over the blocks; None takes the paper's rate for
             ConvNeXt-T, -S and -B and 0 elsewhere.
         frozen: no gradient, and normalisation statistics stay as they are.
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
         self.name = name
         self.frozen = frozen
         self.body = _feature_network(name, in_channels, drop_path_rate)
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
 
@@ -94,13 +94,14 @@ def _weights_arrived(module: nn.Module, keys: _IncompatibleKeys) -> None:
 def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.Module:
     """timm's network `name`, cut to the maps at STRIDES."""
     try:
-        info = _create(name, in_channels, drop_path_rate, None).feature_info
+        info: Any = _create(name, in_channels, drop_path_rate, None).feature_info
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
         close = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]) or "none"
         raise ConfigError(
-            f"backbone={name!r}: timm has no model of this name (similar ones: {close}). timm.list_models() lists them all."
+            f"backbone={name!r}: timm has no model of this name (similar ones: {close}). "
+            "timm.list_models() lists them all."
         ) from error
     strides = list(info.reduction())
     if not set(STRIDES) <= set(strides):
@@ -126,7 +127,7 @@ def _create(name: str, in_channels: int, drop_path_rate: float, out_indices: tup
     # Window transformers check the image size unless told otherwise; the others do not know the option.
     for extra in ({"strict_img_size": False}, {}):
         try:
-            return timm.create_model(name, **options, **extra)  # type: ignore[no-any-return]
+            return timm.create_model(name, **options, **extra)
         except TypeError as error:
             if "strict_img_size" in str(error):
                 continue

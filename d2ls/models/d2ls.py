@@ -22,7 +22,8 @@ class D2LSOutput:
 
     Attributes:
         logits: main logits, (B, K, H, W).
-        static_logits: logits of the same decoder run on the static dictionary, (B, K, H, W); None unless the dictionary is dynamic.
+        static_logits: logits of the same decoder run on the static dictionary, (B, K, H, W); None unless the dictionary
+            is dynamic.
         dictionary: dynamic dictionary before interaction, (B, N, C); None unless the dictionary is dynamic.
     """
 
@@ -40,8 +41,9 @@ class DynamicDictionaryLearning(nn.Module):
         stages: interaction stages L (paper: 3).
         width: embedding width C, divisible by 16 (paper: 256).
         in_channels: channels of the image.
-        pretrained: False, True (the weights of timm's tag), "torchvision" (the paper's ImageNet weights) or a weight file.
-        drop_path_rate: final rate of stochastic depth in the backbone; None takes the paper's for ConvNeXt-T, -S, -B (0.1, 0.4, 0.5).
+        pretrained: False, True (timm's own weights), "torchvision" (the paper's ImageNet weights) or a weight file.
+        drop_path_rate: final rate of stochastic depth in the backbone; None takes the paper's for ConvNeXt-T, -S and -B
+            (0.1, 0.4, 0.5).
         dictionary: "dynamic", or the ablations "static", "ones", "zeros".
         num_entries: dictionary entries N, default K; where they differ, a linear map turns entries into classes.
         aggregate: False takes the deepest level alone.
@@ -76,9 +78,9 @@ class DynamicDictionaryLearning(nn.Module):
         _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head)
         # What a checkpoint needs to build this network again, without its pretrained weights.
         self.arguments: dict[str, Any] = {
-            "backbone": backbone, "num_classes": num_classes, "stages": stages, "width": width, "in_channels": in_channels,
-            "drop_path_rate": drop_path_rate, "dictionary": dictionary, "num_entries": num_entries,
-            "aggregate": aggregate, "interact": interact, "head": head, "freeze_backbone": freeze_backbone,
+            "backbone": backbone, "num_classes": num_classes, "stages": stages, "width": width,
+            "in_channels": in_channels, "drop_path_rate": drop_path_rate, "dictionary": dictionary,
+            "num_entries": num_entries, "aggregate": aggregate, "interact": interact, "head": head, "freeze_backbone": freeze_backbone,
         }  # fmt: skip
         self.num_classes = num_classes
         self.backbone = Backbone(
@@ -143,11 +145,11 @@ class DynamicDictionaryLearning(nn.Module):
         pixels = pixels.flatten(1, 2)
         if self.interaction is not None and self.position is not None:
             tokens, pixels = self.interaction(tokens, pixels, self.position(height, width).to(pixels.dtype))
-        return self.head(tokens, pixels, height, width)  # type: ignore[no-any-return]
+        return self.head(tokens, pixels, height, width)
 
 
 def _pad(image: Tensor) -> Tensor:
-    """Repeat the border at the bottom and right up to a multiple of 4, and up to the deepest stride for a tiny image."""
+    """Repeat the border at the bottom and right up to a multiple of 4, and to the deepest stride for a tiny image."""
     height, width = (max(-(-side // STRIDES[0]) * STRIDES[0], STRIDES[-1]) for side in image.shape[-2:])
     bottom, right = height - image.shape[-2], width - image.shape[-1]
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
@@ -166,7 +168,7 @@ def _check_options(
             raise ConfigError(f"{name}={value}: expected at least {least}.")
     if width < 2 * HEADS or width % (2 * HEADS):
         raise ConfigError(
-            f"width={width}: expected a multiple of {2 * HEADS} ({HEADS} heads of inner width C/2, C/16 output channels)."
+            f"width={width}: expected a multiple of {2 * HEADS} ({HEADS} heads share C/2; the head makes C/16)."
         )
     for name, text, choices in (
         ("dictionary", dictionary, get_args(DictionaryKind)),

@@ -31,7 +31,7 @@ class Modulator(nn.Module):
         embedded = self.embed(deepest.flatten(2).transpose(1, 2))  # (B, H_4 * W_4, C)
         to_max, to_mean = embedded.chunk(2, dim=-1)
         pooled = torch.cat([self.max_branch(to_max.amax(dim=1)), self.mean_branch(to_mean.mean(dim=1))], dim=-1)
-        return self.mix(pooled).unflatten(-1, (-1, CANDIDATES)).softmax(dim=-1)  # type: ignore[no-any-return]
+        return self.mix(pooled).unflatten(-1, (-1, CANDIDATES)).softmax(dim=-1)
 
 
 class Dictionary(nn.Module):
@@ -56,7 +56,7 @@ class Dictionary(nn.Module):
     def static(self, like: Tensor) -> Tensor:
         """The entries that do not depend on the image, (B, N, C) for a batch as large as that of `like`."""
         if self.kind in ("dynamic", "static"):
-            entries = self.table
+            entries: Tensor = self.table
         else:
             entries = like.new_full((self.num_entries, self.width), float(self.kind == "ones"))
         return entries.expand(len(like), -1, -1)

@@ -1,11 +1,10 @@
 """From pixels and entries at stride 4 to logits at full resolution (spec section 1, item 6).
 
-The method shuffles C channels of a stride-4 cell into a 4 x 4 block of C/16-channel pixels, in two steps of 2 x 2 with a LayerNorm and
-a GELU after the first and a GELU after the second. All of these act on a pixel of some resolution alone, so here
-they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
+The method shuffles C channels of a stride-4 cell into a 4 x 4 block of C/16-channel pixels, in two steps of 2 x 2 with
+a LayerNorm and a GELU after the first and a GELU after the second. All of these act on a pixel of some resolution
+alone, so here they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,10 +21,10 @@ class PixelUpsampler(nn.Module):
         self.norm = nn.LayerNorm(width // 4, eps=1e-6)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, HW, C) -> (B, HW, 2 * 2, 2 * 2, C/16): the 16 full-resolution pixels of each cell, as `to_map` places them."""
+        """(B, HW, C) -> (B, HW, 2 * 2, 2 * 2, C/16): the 16 full-resolution pixels of each cell; see `to_map`."""
         # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
         cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2)  # (B, HW, s1, s2, C/16)
-        # The norm over the C/4 channels of the half-resolution pixel s1 is a norm over (s2, c), its gains reordered likewise.
+        # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
         gain, bias = (x.unflatten(0, (-1, 4)).T for x in (self.norm.weight, self.norm.bias))
         cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, self.norm.eps)
         return F.gelu(F.gelu(cells))

@@ -1,8 +1,8 @@
 """Dictionary entries and pixels attend to each other (paper, section 3.3; spec section 1, item 5).
 
-A handful of entries meets many thousand pixels. So where a plain attention would project every pixel, here the projection
-is folded into the entries: q . (W p) = (W^T q) . p turns N * heads vectors instead of H * W. Key biases are not built: they shift all
-scores of a query alike, and the softmax forgets that.
+A handful of entries meets many thousand pixels. So where a plain attention would project every pixel, here the
+projection is folded into the entries: q . (W p) = (W^T q) . p turns N * heads vectors instead of H * W. Key biases are
+not built: they shift all scores of a query alike, and the softmax forgets that.
 """
 
 import math
@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attention of (B, Q, C) over (B, S, C): the definition, and the faster way once entries are many."""
         q, k, v = (_split(x) for x in (self.query(query), self.key(key), self.value(value)))
-        return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def is_folded(self, num_tokens: int) -> bool:
         """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""
@@ -62,7 +62,7 @@ class TokensReadPixels(Attention):
         # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
         gathered = (attention @ pixels).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
         projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
-        return self.output(projected.flatten(2) + self.value.bias)  # type: ignore[no-any-return]
+        return self.output(projected.flatten(2) + self.value.bias)
 
 
 class PixelsReadTokens(Attention):

@@ -141,7 +141,7 @@ def _from_torchvision(backbone: str) -> dict[str, Tensor]:
 
 def _unavailable(backbone: str, source: bool | str, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and could not be downloaded "
+        f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and cannot be downloaded "
         f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {CHOICES}"
     )
 
@@ -154,7 +154,7 @@ def torchvision_names(backbone: str) -> "names.Translate | None":
 
 
 def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str, backbone: str) -> dict[str, Tensor]:
-    """The tensors of `state` under the names of `target`; the classifier and what else the pyramid lacks is left out."""
+    """The tensors of `state` under the names of `target`; the classifier and what the pyramid lacks is left out."""
     attempts = [_rename(state, target, translate) for translate in _translations(state, backbone)]
     found = max(attempts, key=len)
     if len(found) < len(target) and _same_order(state, target):
@@ -163,9 +163,9 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
     missing = [name for name in target if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
         raise CheckpointError(
-            f"{origin}: {len(missing)} of {len(target)} tensors of backbone {backbone} are missing (first: {missing[0]}; "
-            f"the file starts with {next(iter(state))}). Expected weights of {backbone} as timm, torchvision or the reference "
-            "name them; check that `backbone` is the network that the file was saved from."
+            f"{origin}: {len(missing)} of {len(target)} tensors of backbone {backbone} are missing "
+            f"(first: {missing[0]}; the file starts with {next(iter(state))}). Expected weights of {backbone} as timm, "
+            "torchvision or the reference name them; check that `backbone` is the network that the file was saved from."
         )
     fitted = {}
     for name, wanted in target.items():
@@ -181,14 +181,15 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
             tensor = adapt_input_conv(wanted.shape[1], tensor)  # images with more or fewer channels than RGB
         if tensor.shape != wanted.shape:
             raise CheckpointError(
-                f"{origin}: tensor {name} has shape {tuple(tensor.shape)}; backbone {backbone} needs {tuple(wanted.shape)}."
+                f"{origin}: tensor {name} has shape {tuple(tensor.shape)}; "
+                f"backbone {backbone} needs {tuple(wanted.shape)}."
             )
         fitted[name] = tensor
     return fitted
 
 
 def _translations(state: Mapping[str, Tensor], backbone: str) -> "list[names.Translate]":
-    """Ways to read the names of a file: as timm writes them, as torchvision does, or inside a checkpoint of a whole network."""
+    """Ways to read the names of a file: as timm writes them, as torchvision does, or inside a whole network."""
 
     def inside(prefix: str, inner: names.Translate) -> names.Translate:
         return lambda name: inner(name[len(prefix) :]) if name.startswith(prefix) else None
@@ -205,7 +206,7 @@ def _translations(state: Mapping[str, Tensor], backbone: str) -> "list[names.Tra
 def _rename(
     state: Mapping[str, Tensor], target: Mapping[str, Tensor], translate: "names.Translate"
 ) -> dict[str, Tensor]:
-    # timm's feature networks write stages_0 where the classifier network has stages.0, and some put `model.` before it all.
+    # timm's feature networks write stages_0 where the classifier network has stages.0; some put `model.` before it.
     flat = {name.removeprefix("model.").replace(".", "_"): name for name in target}
     renamed = {}
     for name, tensor in state.items():
@@ -219,7 +220,7 @@ def _rename(
 
 
 def _same_order(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:
-    """Whether the file is the same architecture under other names: it starts with tensors of the same shapes and roles."""
+    """Whether the file is the same architecture under other names: tensors of the same shapes and roles in order."""
 
     def roles(tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
         return [(name.rsplit(".", 1)[-1], tuple(tensor.shape)) for name, tensor in tensors.items()]

@@ -62,7 +62,8 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
     }
     target = net.state_dict()
     loaded: dict[str, Tensor] = {}
-    left_out, unknown = [], []
+    left_out: list[str] = []
+    unknown: list[str] = []
     for name, tensor in tensors.items():
         ours = _ours(name, net)
         if ours is None:
@@ -80,17 +81,22 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
     if missing:
         raise CheckpointError(
             f"the reference checkpoint lacks {len(missing)} tensors of this network (first: {missing[0]}). "
-            "Check backbone, stages, dictionary, num_entries, aggregate, interact and head against the run that wrote it."
+            "Check backbone, stages, dictionary, num_entries, aggregate, interact and head against the run behind it."
         )
-    if extra := sorted({int(match[1]) for name in left_out if (match := re.match(_STAGE + "cross", name))}):
-        if getattr(net, "interaction", None) is not None and extra[-1] >= net.arguments["stages"]:
-            warnings.warn(
-                f"the reference checkpoint has {extra[-1] + 1} interaction stages and this network {net.arguments['stages']}: "
-                "the later ones were left out.",
-                stacklevel=2,
-            )
+    _warn_of_more_stages(left_out, net)
     net.load_state_dict({**target, **loaded})
     return left_out
+
+
+def _warn_of_more_stages(left_out: list[str], net: nn.Module) -> None:
+    interaction = getattr(net, "interaction", None)
+    stages = {int(match[1]) for name in left_out if (match := re.match(_STAGE + "cross", name))}
+    if interaction is not None and stages and max(stages) >= len(interaction.stages):
+        warnings.warn(
+            f"the reference checkpoint has {max(stages) + 1} interaction stages and this network "
+            f"{len(interaction.stages)}: the later ones were left out.",
+            stacklevel=3,
+        )
 
 
 def _ours(name: str, net: nn.Module) -> str | None:
@@ -132,7 +138,8 @@ def _fitted(name: str, tensor: Tensor, ours: str, wanted: Tensor) -> Tensor:
     squeezed = tensor.reshape(wanted.shape) if _without_ones(tensor) == _without_ones(wanted) else tensor
     if squeezed.shape != wanted.shape:
         raise CheckpointError(
-            f"tensor {name} of the reference has shape {tuple(tensor.shape)}; this network needs {tuple(wanted.shape)} ({ours})."
+            f"tensor {name} of the reference has shape {tuple(tensor.shape)}; "
+            f"this network needs {tuple(wanted.shape)} ({ours})."
         )
     return squeezed.to(torch.float32) if squeezed.is_floating_point() else squeezed
 
