@@ -1,0 +1,118 @@
+"""The optimiser and schedule of the paper: AdamW under Lookahead, annealed by a cosine once per epoch."""
+
+from typing import Any
+
+from timm.optim import Lookahead
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from d2ls.errors import ConfigError
+
+
+def adamw_lookahead(
+    net: nn.Module,
+    lr: float,
+    weight_decay: float = 0.01,
+    backbone_lr: float | None = None,
+    backbone_weight_decay: float | None = None,
+    *,
+    k: int = 5,
+    alpha: float = 0.5,
+) -> Lookahead:
+    """AdamW whose weights are pulled back every k steps towards slow ones (Lookahead, arXiv 1907.08610).
+
+    The slow weights start from the weights after the first step, and both meet at steps 1, k + 1, 2k + 1, ...: the
+    phase of the published training. `state_dict` holds slow weights and phase, so a resumed run is exact.
+
+    Args:
+        net: network whose trainable parameters are optimised; frozen ones are left out.
+        lr: learning rate, above 0.
+        weight_decay: AdamW's decoupled weight decay, at least 0.
+        backbone_lr: learning rate of the parameters under `net.backbone`; None: `lr`.
+        backbone_weight_decay: weight decay of the same parameters; None: `weight_decay`.
+        k: steps from one meeting to the next.
+        alpha: share of the way that the slow weights go towards the fast ones, 0..1.
+
+    Raises:
+        ConfigError: a value is out of range, nothing is trainable, or there is no trainable `net.backbone` to have a
+            rate of its own.
+    """
+    _check("lr", lr, above=0)
+    _check("weight_decay", weight_decay)
+    if not isinstance(k, int) or k < 1:
+        raise ConfigError(f"k={k}: Lookahead needs a whole number of steps, at least 1.")
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha={alpha}: Lookahead's share lies between 0 and 1.")
+    own = {"backbone_lr": backbone_lr, "backbone_weight_decay": backbone_weight_decay}
+    groups = _groups(net, {name: value for name, value in own.items() if value is not None})
+    optimizer = Lookahead(AdamW(groups, lr=lr, weight_decay=weight_decay), alpha=alpha, k=k)
+    for group in optimizer.param_groups:
+        group["lookahead_step"] = k - 1  # timm meets where this counter is a multiple of k: now after the first step
+    return optimizer
+
+
+def cosine(optimizer: Optimizer, max_epoch: int, eta_min: float = 1e-6) -> CosineAnnealingLR:
+    """Anneal every learning rate along half a cosine to `eta_min`, one step per epoch.
+
+    Args:
+        optimizer: what `adamw_lookahead` gave.
+        max_epoch: epochs until `eta_min` is reached.
+        eta_min: last learning rate, of all groups.
+
+    Raises:
+        ConfigError: `max_epoch` is no positive whole number, or a learning rate starts below `eta_min`, so that it
+            would rise.
+    """
+    if not isinstance(max_epoch, int) or max_epoch < 1:
+        raise ConfigError(f"max_epoch={max_epoch}: expected a whole number of epochs, at least 1.")
+    _check("eta_min", eta_min)
+    for group in optimizer.param_groups:
+        if group["lr"] < eta_min:
+            name = group.get("name", "network")
+            raise ConfigError(
+                f"The learning rate {group['lr']} of the group {name!r} is below eta_min={eta_min}: annealing would "
+                "raise it. Set eta_min to at most the smallest learning rate."
+            )
+    return CosineAnnealingLR(optimizer, T_max=max_epoch, eta_min=eta_min)
+
+
+def _groups(net: nn.Module, backbone_settings: dict[str, float]) -> list[dict[str, Any]]:
+    """Trainable parameters in one group, or in two where the backbone has settings of its own."""
+    trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ConfigError(f"{type(net).__name__} has no trainable parameter: nothing to optimise.")
+    if not backbone_settings:
+        return [{"params": trainable, "name": "network"}]
+    for name, value in backbone_settings.items():
+        _check(name, value, above=0 if name == "backbone_lr" else None)
+    backbone = _backbone_parameters(net, backbone_settings)
+    inside = {id(parameter) for parameter in backbone}
+    rest = [parameter for parameter in trainable if id(parameter) not in inside]
+    options = {name.removeprefix("backbone_"): value for name, value in backbone_settings.items()}
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "name": "decoder"},
+        {"params": backbone, "name": "backbone", **options},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _backbone_parameters(net: nn.Module, given: dict[str, float]) -> list[nn.Parameter]:
+    """The trainable parameters of `net.backbone`, which the settings `given` are for."""
+    settings = ", ".join(f"{name}={value}" for name, value in given.items())
+    backbone = getattr(net, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"{settings}: {type(net).__name__} has no module `backbone` that this could apply to.")
+    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError(
+            f"{settings}: every parameter of the backbone is frozen. Unfreeze it or leave this setting out."
+        )
+    return parameters
+
+
+def _check(name: str, value: float, above: float | None = None) -> None:
+    """Refuse a number that is negative, infinite or NaN, or not above a limit."""
+    if not (0 <= value < float("inf")) or (above is not None and value <= above):
+        limit = "at least 0" if above is None else f"above {above:g}"
+        raise ConfigError(f"{name}={value}: expected a finite number {limit}.")
