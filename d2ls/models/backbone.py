@@ -96,6 +96,10 @@ def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.M
     try:
         info: Any = _create(name, in_channels, drop_path_rate, None).feature_info
     except RuntimeError as error:
+        if "Invalid pretrained tag" in str(error):
+            base = name.split(".")[0]
+            tags = ", ".join(tag for tag in timm.list_pretrained(base) if tag.startswith(f"{base}.")) or "none"
+            raise ConfigError(f"backbone={name!r}: timm has no such tag of {base}. Its tags: {tags}.") from error
         if "Unknown model" not in str(error):
             raise
         close = ", ".join(timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:8]) or "none"
@@ -110,7 +114,9 @@ def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.M
             "Choose a hierarchical network such as convnext_tiny, swin_tiny_patch4_window7_224, resnet50 or "
             "tf_efficientnet_lite0: a plain vision transformer has one stride only."
         )
-    return _create(name, in_channels, drop_path_rate, tuple(_last_at(strides, stride) for stride in STRIDES))
+    # timm counts some networks' maps from one at stride 1 that it does not give by default.
+    places = list(info.out_indices)
+    return _create(name, in_channels, drop_path_rate, tuple(places[_last_at(strides, stride)] for stride in STRIDES))
 
 
 def _last_at(strides: list[int], stride: int) -> int:

@@ -78,10 +78,19 @@ class DynamicDictionaryLearning(nn.Module):
         _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head)
         # What a checkpoint needs to build this network again, without its pretrained weights.
         self.arguments: dict[str, Any] = {
-            "backbone": backbone, "num_classes": num_classes, "stages": stages, "width": width,
-            "in_channels": in_channels, "drop_path_rate": drop_path_rate, "dictionary": dictionary,
-            "num_entries": num_entries, "aggregate": aggregate, "interact": interact, "head": head, "freeze_backbone": freeze_backbone,
-        }  # fmt: skip
+            "backbone": backbone,
+            "num_classes": num_classes,
+            "stages": stages,
+            "width": width,
+            "in_channels": in_channels,
+            "drop_path_rate": drop_path_rate,
+            "dictionary": dictionary,
+            "num_entries": num_entries,
+            "aggregate": aggregate,
+            "interact": interact,
+            "head": head,
+            "freeze_backbone": freeze_backbone,
+        }
         self.num_classes = num_classes
         self.backbone = Backbone(
             backbone,

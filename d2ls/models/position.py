@@ -21,9 +21,9 @@ class PositionCode(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Codes (height * width, C) of the cells of a map, row by row."""
-        matrix = self.gaussian.float()
-        y = (torch.arange(height, device=matrix.device) + 0.5) / height
-        x = (torch.arange(width, device=matrix.device) + 0.5) / width
+        matrix = self.gaussian.to(torch.promote_types(self.gaussian.dtype, torch.float32))
+        y = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
+        x = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
         # The phase is linear in (x, y): one product per row and one per column, then their sums.
         phase = (2 * math.pi) * (torch.outer(2 * x - 1, matrix[0])[None] + torch.outer(2 * y - 1, matrix[1])[:, None])
         return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(0, 1)
