@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -156,9 +157,9 @@ def torchvision_names(backbone: str) -> "names.Translate | None":
 def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str, backbone: str) -> dict[str, Tensor]:
     """The tensors of `state` under the names of `target`; the classifier and what the pyramid lacks is left out."""
     attempts = [_rename(state, target, translate) for translate in _translations(state, backbone)]
-    found = max(attempts, key=len)
+    found, left = max(attempts, key=lambda attempt: len(attempt[0]))
     if len(found) < len(target) and _same_order(state, target):
-        found = dict(zip(target, state.values(), strict=False))
+        found, left = dict(zip(target, state.values(), strict=False)), []
     # Batch counters are missing in some files, and play no part in what the network computes.
     missing = [name for name in target if name not in found and not name.endswith("num_batches_tracked")]
     if missing:
@@ -167,10 +168,15 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
             f"(first: {missing[0]}; the file starts with {next(iter(state))}). Expected weights of {backbone} as timm, "
             "torchvision or the reference name them; check that `backbone` is the network that the file was saved from."
         )
+    if deeper := _further_blocks(left, target):
+        raise CheckpointError(
+            f"{origin} is of a deeper network than backbone {backbone}: {len(deeper)} tensors of its blocks find no "
+            f"place (first: {deeper[0]}). Check that `backbone` is the network that the file was saved from."
+        )
     fitted = {}
     for name, wanted in target.items():
         tensor = found.get(name, wanted)
-        if tensor.shape != wanted.shape and tensor.numel() == wanted.numel():
+        if _without_ones(tensor) == _without_ones(wanted):
             tensor = tensor.reshape(wanted.shape)  # layer_scale (C, 1, 1) is gamma (C)
         if (
             tensor.ndim == 4
@@ -205,18 +211,38 @@ def _translations(state: Mapping[str, Tensor], backbone: str) -> "list[names.Tra
 
 def _rename(
     state: Mapping[str, Tensor], target: Mapping[str, Tensor], translate: "names.Translate"
-) -> dict[str, Tensor]:
-    # timm's feature networks write stages_0 where the classifier network has stages.0; some put `model.` before it.
-    flat = {name.removeprefix("model.").replace(".", "_"): name for name in target}
-    renamed = {}
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors that find a place in `target`, by its names, and the translated names of those that do not."""
+    flat = {_flat(name): name for name in target}
+    renamed, left = {}, []
     for name, tensor in state.items():
         translated = translate(name)
-        if (
-            translated is not None
-            and (ours := flat.get(translated.removeprefix("model.").replace(".", "_"))) is not None
-        ):
+        if translated is None:
+            continue
+        if (ours := flat.get(_flat(translated))) is not None:
             renamed[ours] = tensor
-    return renamed
+        else:
+            left.append(translated)
+    return renamed, left
+
+
+def _flat(name: str) -> str:
+    """timm's feature networks write stages_0 where the classifier network has stages.0; some put `model.` before it."""
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _further_blocks(left: list[str], target: Mapping[str, Tensor]) -> list[str]:
+    """Names that differ from one of `target` in the number of a block alone: a classifier's are not among them."""
+
+    def kind(name: str) -> str:
+        return re.sub(r"(?<=_)\d+(?=_)", "#", _flat(name))
+
+    kinds = {kind(name) for name in target}
+    return [name for name in left if kind(name) in kinds]
+
+
+def _without_ones(tensor: Tensor) -> list[int]:
+    return [n for n in tensor.shape if n != 1]
 
 
 def _same_order(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> bool:

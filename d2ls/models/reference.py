@@ -64,6 +64,7 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
     loaded: dict[str, Tensor] = {}
     left_out: list[str] = []
     unknown: list[str] = []
+    foreign: list[str] = []
     for name, tensor in tensors.items():
         ours = _ours(name, net)
         if ours is None:
@@ -71,10 +72,17 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
         elif ours in target:
             loaded[ours] = _fitted(name, tensor, ours, target[ours])
         else:
-            left_out.append(name)
+            # Parts of the decoder may be switched off; the backbone is always whole.
+            (foreign if name.startswith("backbone.") else left_out).append(name)
     if unknown:
         raise CheckpointError(
-            f"{len(unknown)} tensors have names that the reference does not know (first: {unknown[0]})."
+            f"{len(unknown)} tensors have names that the reference does not know (first: {unknown[0]}). "
+            "Expected a checkpoint of the reference implementation with a ConvNeXt or ResNet backbone."
+        )
+    if foreign:
+        raise CheckpointError(
+            f"{len(foreign)} backbone tensors of the reference checkpoint have no place in this network's backbone "
+            f"(first: {foreign[0]}). Check that `backbone` is the one of the run that wrote it."
         )
     # Batch counters count steps and play no part in the output.
     missing = [name for name in target if name not in loaded and not name.endswith("num_batches_tracked")]
