@@ -143,13 +143,12 @@ class Canvas:
             for begin, end, side in zip((crop.top, crop.left), (crop.bottom, crop.right), self.shape, strict=True)
         )
         source = self._image(Box(top, left, bottom, right))
+        below, beside = (-side % scale.denominator for side in source.shape[:2])
+        if below or beside:  # the canvas ends between two points where the grids meet
+            source = cv2.copyMakeBorder(source, 0, below, 0, beside, cv2.BORDER_REPLICATE)
         resized: Pixels = cv2.resize(source, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_CUBIC)
         down, over = int(top * scale), int(left * scale)  # exact: both are multiples of the denominator
-        height, width = crop.shape
-        short = crop.bottom - down - resized.shape[0], crop.right - over - resized.shape[1]
-        if max(short) > 0:  # the last row or column of a scaled size that was rounded up
-            resized = np.pad(resized, ((0, max(short[0], 0)), (0, max(short[1], 0)), (0, 0)), mode="edge")
-        return resized[crop.top - down :, crop.left - over :][:height, :width]
+        return resized[crop.top - down : crop.bottom - down, crop.left - over : crop.right - over]
 
     def _image(self, box: Box) -> Pixels:
         """RGB of a box of the canvas, (h, w, 3)."""

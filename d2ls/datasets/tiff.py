@@ -5,6 +5,7 @@ TIFF in memory for the decoder (TIFF 6.0, sections 2 and 15), so that nothing el
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -156,10 +157,10 @@ def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, widt
     across = -(-page.width // part_width)
     locations = page.locations()
     wanted = [locations[row * across + column] for row in rows for column in columns]
-    blocks = _read(file, wanted)
     begin, start = rows[0] * part_height, columns[0] * part_width
     if page.raw:
-        return b"".join(blocks), begin, start
+        return b"".join(data for data, _ in _read(file, wanted)), begin, start
+    blocks = [data[place : place + count] for data, run in _read(file, wanted) for place, count in run]
     shape = (min(page.height, rows.stop * part_height) - begin, min(page.width, columns.stop * part_width) - start)
     kept = {tag: page.entries[tag] for tag in _KEPT if tag in page.entries}
     return build(page.order, kept, shape, blocks, None if page.tiled else part_height), begin, start
@@ -247,21 +248,17 @@ def _check(page: Page, size: int) -> None:
         raise TiffError("the file breaks off before its end")
 
 
-def _read(file: BinaryIO, locations: list[tuple[int, int]]) -> list[bytes]:
-    """Blocks of a file; those that lie one behind the other are read at once."""
-    blocks: list[bytes] = []
+def _read(file: BinaryIO, locations: list[tuple[int, int]]) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
+    """Blocks of a file, those that lie one behind the other read at once: bytes, and each block's place and length."""
     first = 0
     while first < len(locations):
-        last = first
-        while last + 1 < len(locations) and locations[last + 1][0] == sum(locations[last]):
+        last = first + 1
+        while last < len(locations) and locations[last][0] == sum(locations[last - 1]):
             last += 1
-        start = locations[first][0]
+        start, end = locations[first][0], sum(locations[last - 1])
         file.seek(start)
-        data = file.read(sum(locations[last]) - start)
-        for offset, count in locations[first : last + 1]:
-            block = data[offset - start : offset - start + count]
-            if len(block) < count:
-                raise TiffError("the file breaks off before its end")
-            blocks.append(block)
-        first = last + 1
-    return blocks
+        data = file.read(end - start)
+        if len(data) < end - start:
+            raise TiffError("the file breaks off before its end")
+        yield data, [(offset - start, count) for offset, count in locations[first:last]]
+        first = last
