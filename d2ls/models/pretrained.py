@@ -5,7 +5,9 @@ import contextvars
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import timm
 import torch
 import torchvision
@@ -74,7 +76,7 @@ def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
     elif source == "torchvision":
         state, origin = _from_torchvision(backbone), f"torchvision's weights of {backbone}"
     else:
-        state, origin = read_state_dict(Path(str(source))), str(source)
+        state, origin = _from_file(Path(str(source))), str(source)
     target = body.state_dict()
     fitted = _fit(state, target, origin, backbone)
     body.load_state_dict(fitted)
@@ -86,21 +88,26 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no such file, or no tensors in it.
     """
+    return state_dict_of(load_file(path), str(path))
+
+
+def load_file(path: Path) -> Any:
+    """The content of a weight file, read without running code from it.
+
+    Raises:
+        CheckpointError: no such file, or not readable as weights.
+    """
     if not path.is_file():
-        raise CheckpointError(f"no weight file {path}. {CHOICES}")
+        raise CheckpointError(f"no weight file {path}.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file  # noqa: PLC0415
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be read as a weight file ({type(error).__name__}: {str(error).splitlines()[0]}). "
             "Expected tensors by name, saved by torch.save or safetensors, and nothing that needs code to load."
         ) from error
-    return state_dict_of(content, str(path))
 
 
 def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
@@ -117,6 +124,12 @@ def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{origin} holds no tensors by name: expected a state dict or a checkpoint with one.")
     return tensors
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"no weight file {path}. {CHOICES}")
+    return read_state_dict(path)
 
 
 def _from_timm(backbone: str) -> dict[str, Tensor]:

@@ -1,0 +1,140 @@
+"""Checkpoints: what they carry beside the weights, and how networks come back from them; no foreign code is run."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from d2ls.datasets.spec import DatasetSpec
+from d2ls.errors import CheckpointError
+from d2ls.models import DynamicDictionaryLearning, load_reference_weights
+from d2ls.models.pretrained import load_file, state_dict_of
+
+KEY = "d2ls"  # where a checkpoint carries our description
+_DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A weight file in memory.
+
+    Attributes:
+        path: the file.
+        weights: tensors by name, without the `net.` of Lightning.
+        arguments: constructor arguments of the network; None where the file does not say (a reference checkpoint).
+        spec: the data set it was trained on; None where the file does not say.
+        is_reference: whether the names are those of the reference implementation.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    arguments: dict[str, Any] | None = None
+    spec: DatasetSpec | None = None
+    is_reference: bool = False
+    _digest: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file's bytes, 64 hexadecimal digits."""
+        if not self._digest:
+            with self.path.open("rb") as file:
+                self._digest.append(hashlib.file_digest(file, "sha256").hexdigest())
+        return self._digest[0]
+
+    def build(self) -> nn.Module:
+        """The network of this checkpoint, with its weights, in evaluation.
+
+        Raises:
+            CheckpointError: the file does not say how its network was built.
+        """
+        if self.arguments is None:
+            raise CheckpointError(
+                f"{self.path} does not say how its network was built (it was not written by a d2ls training run). "
+                "Name the config that describes it with -c."
+            )
+        net = DynamicDictionaryLearning(**self.arguments)
+        load_weights(net, self)
+        return net.eval()
+
+
+def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
+    """What a checkpoint carries beside its tensors: plain values only, under the key KEY."""
+    return {
+        "format": 1,
+        "model": getattr(net, "arguments", None),
+        "dataset": None if spec is None else spec.to_dict(),
+    }
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours or of the reference, or a bare state dict of either; no code in it is run.
+
+    Raises:
+        CheckpointError: no such file, or not readable as weights.
+    """
+    path = Path(path)
+    content = load_file(path)
+    weights = {name.removeprefix("net."): tensor for name, tensor in state_dict_of(content, str(path)).items()}
+    carried = content.get(KEY) or {}
+    dataset = carried.get("dataset")
+    return Checkpoint(
+        path,
+        weights,
+        arguments=carried.get("model"),
+        spec=None if dataset is None else DatasetSpec.from_dict(dataset),
+        is_reference=any(name.startswith(("decoder.", "linear_c.")) for name in weights),
+    )
+
+
+def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Load a checkpoint into a network that was built from a config.
+
+    Returns:
+        Names that were left out, of a reference checkpoint; nothing is left out of ours.
+
+    Raises:
+        CheckpointError: it was written by another network; shows both.
+    """
+    built: dict[str, Any] = getattr(net, "arguments", None) or {}
+    for name in (*_DESCRIBED, *built):
+        if checkpoint.arguments is not None and name in built and checkpoint.arguments.get(name) != built[name]:
+            if name in ("drop_path_rate", "freeze_backbone"):  # training options: the tensors are the same
+                continue
+            raise CheckpointError(
+                f"{checkpoint.path} was trained with {name}={checkpoint.arguments.get(name)!r}, the config has "
+                f"{name}={built[name]!r}. Use the config of that run, or set {name} to what the checkpoint has."
+            )
+    if checkpoint.is_reference:
+        return _load_reference(net, checkpoint)
+    ours = net.state_dict()
+    missing, unknown = sorted(ours.keys() - checkpoint.weights), sorted(checkpoint.weights.keys() - ours)
+    if missing or unknown:
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit the network: {len(missing)} tensors are missing (first: "
+            f"{missing[0] if missing else '-'}), {len(unknown)} are unknown (first: {unknown[0] if unknown else '-'}). "
+            "Use the config of the run that wrote it."
+        )
+    for name, tensor in ours.items():
+        if tensor.shape != checkpoint.weights[name].shape:
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name} has shape {tuple(checkpoint.weights[name].shape)}, the network "
+                f"of the config needs {tuple(tensor.shape)}. Use the config of the run that wrote it."
+            )
+    net.load_state_dict(checkpoint.weights)
+    return []
+
+
+def _load_reference(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    stages = {int(name.split(".")[3]) for name in checkpoint.weights if name.startswith("decoder.interactor.layers.")}
+    built = (getattr(net, "arguments", None) or {}).get("stages")
+    if stages and getattr(net, "interaction", None) is not None and max(stages) + 1 != built:
+        raise CheckpointError(
+            f"{checkpoint.path} (reference names) has {max(stages) + 1} interaction stages, "
+            f"the config has stages={built}."
+        )
+    try:
+        return load_reference_weights(net, checkpoint.weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error

@@ -1,0 +1,55 @@
+"""What every script shares: its parser's common options, and how it ends."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from d2ls.errors import D2LSError
+
+EXIT_PROBLEMS = 1  # a check found problems
+EXIT_BAD_INPUT = 2  # wrong use or bad input
+EXIT_INTERRUPTED = 130
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """A parser with the options that all scripts have.
+
+    Args:
+        description: what the script does, shown by --help.
+        epilog: examples, shown below the options as they are typed.
+    """
+    result = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return result
+
+
+def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
+    """Run a script: an error that the user can mend becomes one message on stderr and exit code 2.
+
+    Args:
+        main: takes the command line (None: that of the process) and gives the exit code.
+        arguments: the command line without the script's name.
+    """
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        return main(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (D2LSError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {_text(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _text(error: Exception) -> str:
+    """The message of an error, with the file that an error of the operating system is about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -1,0 +1,150 @@
+"""The settings that a config may have: names (as in GeoSeg's configs), types, defaults, and what contradicts what."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from d2ls.errors import ConfigError
+
+PROTOCOLS = ("strict", "published")
+MONITORS = ("val_mIoU", "val_F1", "val_OA", "val_loss", "train_loss")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A name that a config may set.
+
+    Attributes:
+        kinds: types of its value; empty for an object that a config builds.
+        default: its value where a config leaves it out.
+        required: whether a config must set it.
+        meaning: one line of help.
+    """
+
+    kinds: tuple[type, ...]
+    default: Any
+    meaning: str
+    required: bool = False
+
+    @property
+    def simple(self) -> bool:
+        """Whether it can be given on a command line."""
+        return bool(self.kinds)
+
+
+_NONE = type(None)
+
+SETTINGS: dict[str, Setting] = {
+    "max_epoch": Setting((int,), None, "epochs", required=True),
+    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process"),
+    "val_batch_size": Setting((int,), 1, "validation images of a batch"),
+    "lr": Setting(
+        (float,), None, "learning rate of the decoder, and of the backbone unless backbone_lr says otherwise"
+    ),
+    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay"),
+    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone"),
+    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone"),
+    "ignore_index": Setting((int,), None, "label of pixels that count in no loss and no score", required=True),
+    "num_classes": Setting((int,), None, "number of classes", required=True),
+    "classes": Setting((tuple, list), None, "class names", required=True),
+    "weights_name": Setting((str,), "d2ls", "name of the best checkpoint's file, without .ckpt"),
+    "weights_path": Setting((str,), None, "folder of checkpoints", required=True),
+    "test_weights_name": Setting((str,), "last", "checkpoint that the test scripts take, without .ckpt"),
+    "log_name": Setting((str,), None, "log folder below lightning_logs", required=True),
+    "monitor": Setting((str,), "val_mIoU", f"score that decides which checkpoint is best: {', '.join(MONITORS)}"),
+    "monitor_mode": Setting((str,), "max", "max or min"),
+    "save_top_k": Setting((int,), 1, "how many best checkpoints to keep; -1 all"),
+    "save_last": Setting((bool,), True, "keep the last checkpoint too"),
+    "check_val_every_n_epoch": Setting((int,), 1, "epochs from one validation to the next"),
+    "pretrained_ckpt_path": Setting((str, _NONE), None, "checkpoint whose weights training starts from"),
+    "resume_ckpt_path": Setting(
+        (str, _NONE), None, 'checkpoint of a run to continue; "last" is this run\'s own last one'
+    ),
+    "gpus": Setting((int, str, list, tuple), "auto", "number of devices, a list of them, or auto"),
+    "num_nodes": Setting((int,), 1, "number of machines"),
+    "strategy": Setting((str,), "auto", "Lightning's strategy, such as ddp"),
+    "accelerator": Setting((str,), "auto", "Lightning's accelerator: auto, cpu, gpu, mps"),
+    "precision": Setting((str, int), "32-true", "Lightning's precision: 32-true, bf16-mixed, 16-mixed"),
+    "deterministic": Setting((bool, str), "warn", "repeatable kernels: True, False or warn"),
+    "seed": Setting((int,), 42, "decides initial weights, order of samples and augmentation"),
+    "accumulate_grad_batches": Setting((int,), 1, "batches whose gradients make one step"),
+    "gradient_clip_val": Setting((float, _NONE), None, "largest norm of the gradient"),
+    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too"),
+    "backbone": Setting((str,), None, "timm model name"),
+    "pretrained": Setting((bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file"),
+    "stages": Setting((int,), 3, "interaction stages"),
+    "protocol": Setting((str,), "strict", "strict (never select on test or training data) or published"),
+    "num_workers": Setting((int,), 2, "processes that read training samples"),
+    "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
+    "net": Setting((), None, "the network", required=True),
+    "loss": Setting((), None, "the loss", required=True),
+    "train_dataset": Setting((), None, "training set", required=True),
+    "val_dataset": Setting((), None, "validation set", required=True),
+    "test_dataset": Setting((), None, "test set"),
+    "train_loader": Setting((), None, "loader of training batches", required=True),
+    "val_loader": Setting((), None, "loader of validation batches", required=True),
+    "optimizer": Setting((), None, "the optimiser", required=True),
+    "lr_scheduler": Setting((), None, "the schedule of the learning rate, one step an epoch"),
+}
+
+
+def check_type(name: str, value: Any, where: str, like: Any = None) -> None:
+    """Compare a value with its setting's types, or with the type of `like` where it is no known setting.
+
+    Raises:
+        ConfigError: it has another type; whole numbers pass for fractions, True and False not for numbers.
+    """
+    if name in SETTINGS:
+        kinds = SETTINGS[name].kinds
+    else:
+        kinds = () if like is None else (tuple, list) if isinstance(like, tuple | list) else (type(like),)
+    if not kinds or (isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)):
+        return
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return
+    expected = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
+    raise ConfigError(f"{name}={value!r} ({where}): expected {expected}, found {type(value).__name__}.")
+
+
+def check_contradictions(settings: Any) -> None:
+    """Refuse settings that are out of range or do not go together.
+
+    Raises:
+        ConfigError: quotes the setting as the user wrote it.
+    """
+    for name in ("max_epoch", "train_batch_size", "val_batch_size", "check_val_every_n_epoch", "num_nodes",
+                 "accumulate_grad_batches", "num_classes"):  # fmt: skip
+        _refuse(getattr(settings, name) < 1, settings, name, "expected at least 1")
+    for name in ("num_workers", "seed"):
+        _refuse(getattr(settings, name) < 0, settings, name, "expected at least 0")
+    for name, choices in (("protocol", PROTOCOLS), ("monitor", MONITORS), ("monitor_mode", ("max", "min"))):
+        _refuse(getattr(settings, name) not in choices, settings, name, f"expected one of {', '.join(choices)}")
+    _refuse(
+        settings.check_val_every_n_epoch > settings.max_epoch, settings, "check_val_every_n_epoch",
+        f"no validation in max_epoch={settings.max_epoch} epochs",
+    )  # fmt: skip
+    better = "smaller" if settings.monitor.endswith("loss") else "larger"
+    wrong_mode = (settings.monitor_mode == "min") != (better == "smaller")
+    _refuse(wrong_mode, settings, "monitor_mode", f"monitor={settings.monitor!r} is better when it is {better}")
+    classes = len(settings.classes)
+    _refuse(classes != settings.num_classes, settings, "num_classes", f"classes names {classes}: {settings.classes}")
+    _refuse(settings.ignore_index in range(classes), settings, "ignore_index", f"it is one of the {classes} classes")
+    for owner, name in (("net", "num_classes"), ("loss", "ignore_index")):
+        theirs = getattr(getattr(settings, owner), name, None)
+        ours = getattr(settings, name)
+        _refuse(theirs not in (None, ours), settings, name, f"{owner} was built with {name}={theirs}")
+    for split in ("train", "val", "test"):
+        spec = getattr(getattr(settings, f"{split}_dataset"), "spec", None)
+        if spec is not None:
+            found = (spec.num_classes, spec.ignore_index)
+            _refuse(
+                found != (settings.num_classes, settings.ignore_index), settings, "num_classes",
+                f"{split}_dataset ({spec.name}) has {found[0]} classes and ignore_index={found[1]}; the config says "
+                f"ignore_index={settings.ignore_index}",
+            )  # fmt: skip
+    clip = settings.gradient_clip_val
+    _refuse(clip is not None and clip <= 0, settings, "gradient_clip_val", "expected a norm above 0, or None")
+
+
+def _refuse(wrong: bool, settings: Any, name: str, reason: str) -> None:
+    if wrong:
+        raise ConfigError(f"{settings.path}: {name}={getattr(settings, name)!r}: {reason}.")
