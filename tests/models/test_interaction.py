@@ -1,0 +1,118 @@
+"""The folded attentions against the plain ones, and those against PyTorch's own module."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from d2ls.models.interaction import HEADS, Attention, Interaction, PixelsReadTokens, TokensReadPixels
+
+problems = given(
+    tokens=st.integers(1, 4),
+    pixels=st.integers(1, 40),
+    batch=st.integers(1, 2),
+    seed=st.integers(0, 2**16),
+)
+
+
+def agree(part, call, inputs):
+    """Outputs and gradients of the folded and the plain way; returns the output."""
+    results = []
+    for folded in (True, False):
+        part.is_folded = lambda num_tokens, folded=folded: folded
+        output = call()
+        weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+        gradients = torch.autograd.grad((output * weight).sum(), [*inputs, *part.parameters()])
+        results.append([output, *gradients])
+    for folded, plain in zip(*results, strict=True):
+        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-10)
+    return results[0][0]
+
+
+@settings(max_examples=20, deadline=None)
+@problems
+def test_tokens_read_pixels(tokens, pixels, batch, seed):
+    torch.manual_seed(seed)
+    part = TokensReadPixels(64).double()
+    query, p, code = (
+        torch.randn(*shape, 64).double().requires_grad_() for shape in ((batch, tokens), (batch, pixels), (pixels,))
+    )
+    output = agree(part, lambda: part(query, p, code), [query, p, code])
+    torch.testing.assert_close(output, part.plain(query, p + code, p))
+
+
+@settings(max_examples=20, deadline=None)
+@problems
+def test_pixels_read_tokens(tokens, pixels, batch, seed):
+    torch.manual_seed(seed)
+    part = PixelsReadTokens(64).double()
+    p, code, key, value = (
+        torch.randn(*shape, 64).double().requires_grad_()
+        for shape in ((batch, pixels), (pixels,), (batch, tokens), (batch, tokens))
+    )
+    output = agree(part, lambda: part(p, code, key, value), [p, code, key, value])
+    torch.testing.assert_close(output, part.plain(p + code, key, value))
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "folded"), [(256, 16, True), (256, 17, False), (32, 2, True), (32, 3, False)]
+)
+def test_which_way_is_taken(width, tokens, folded):
+    assert Attention(width).is_folded(tokens) == folded
+
+
+def test_plain_attention_is_multi_head_attention():
+    """nn.MultiheadAttention of the inner width, between our outer projections; its key bias changes nothing."""
+    torch.manual_seed(0)
+    part = Attention(64).double()
+    query, key, value = torch.randn(2, 3, 64), torch.randn(2, 7, 64), torch.randn(2, 7, 64)
+    theirs = nn.MultiheadAttention(32, HEADS, batch_first=True).double()
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.eye(32).repeat(3, 1))
+        theirs.in_proj_bias.copy_(torch.cat([part.query.bias, torch.randn(32), part.value.bias]))
+        theirs.out_proj.weight.copy_(torch.eye(32))
+        theirs.out_proj.bias.zero_()
+    q, k, v = (
+        x.double() @ projection.weight.T
+        for x, projection in ((query, part.query), (key, part.key), (value, part.value))
+    )
+    expected = theirs(q, k, v)[0] @ part.output.weight.T + part.output.bias
+    torch.testing.assert_close(part.plain(query.double(), key.double(), value.double()), expected)
+
+
+def test_no_key_bias_is_built():
+    names = [name for name, _ in Interaction(32, 2).named_parameters()]
+    assert not [name for name in names if "key.bias" in name]
+    assert sum(name.endswith("query.bias") for name in names) == 2 * 2 + 1
+
+
+@pytest.mark.parametrize("stages", [0, 1, 3])
+@pytest.mark.parametrize("tokens", [2, 5])
+def test_order_of_the_interaction(stages, tokens):
+    """The recurrence of the paper, written with the plain attentions."""
+    torch.manual_seed(0)
+    part = Interaction(32, stages).double()
+    for parameter in part.parameters():
+        parameter.data.normal_(std=0.3)
+    t0, p0, e = torch.randn(2, tokens, 32).double(), torch.randn(2, 6, 32).double(), torch.randn(6, 32).double()
+    t, p = t0, p0
+    for stage in part.stages:
+        t = stage.token_norm(t + stage.tokens_read.plain(t + t0, p + e, p))
+        p = stage.pixel_norm(p + stage.pixels_read.plain(p + e, t + t0, t))
+    t = part.last_norm(t + part.last_read.plain(t + t0, p + e, p))
+    found_t, found_p = part(t0, p0, e)
+    torch.testing.assert_close(found_t, t)
+    torch.testing.assert_close(found_p, p)
+    assert part.last_norm.eps == 1e-5
+
+
+def test_tokens_are_not_told_apart_by_their_place():
+    torch.manual_seed(0)
+    part = Interaction(64, 2).double()
+    tokens, pixels, code = torch.randn(1, 4, 64).double(), torch.randn(1, 9, 64).double(), torch.randn(9, 64).double()
+    order = [2, 0, 3, 1]
+    t, p = part(tokens, pixels, code)
+    moved_t, moved_p = part(tokens[:, order], pixels, code)
+    torch.testing.assert_close(moved_t, t[:, order])
+    torch.testing.assert_close(moved_p, p)
