@@ -27,7 +27,9 @@ class NaiveD2LS(nn.Module):
     def forward(self, image: Tensor) -> Tensor | SimpleNamespace:
         options = self.net.arguments
         height, width = image.shape[-2:]
-        padded = F.pad(image, (0, -width % 4, 0, -height % 4), mode="replicate")
+        # A multiple of 4; an image smaller than the deepest stride is extended to one cell of it.
+        bottom, right = (max(-side % 4, 32 - side) for side in (height, width))
+        padded = F.pad(image, (0, right, 0, bottom), mode="replicate")
         maps = self.net.backbone(padded)
         pixels = self.aggregate(maps)
 
