@@ -4,14 +4,14 @@ import io
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from d2ls.datasets import tiff
 from d2ls.datasets.headers import FormatError, Header, check_jpeg, check_png, read_header
@@ -19,6 +19,8 @@ from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 1 << 29  # 23 170 pixels square; more is taken for a decompression bomb
+_MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
+_BAND = 1 << 24  # pixels of a compressed TIFF decoded at a time
 _STRIP = 1 << 16  # bytes of a strip that we write
 
 
@@ -92,7 +94,7 @@ def read_index(path: Path) -> Pixels:
     """
     with _reading(path) as file:
         header = read_header(file)
-        _check_size(header)
+        _check_size(file, header)
         kind = header.kind.removesuffix("+alpha") if header.kind == "palette+alpha" else header.kind
         if kind not in ("grey", "palette") or header.bits > 8:
             raise FormatError(
@@ -103,10 +105,10 @@ def read_index(path: Path) -> Pixels:
             raise FormatError("a mask saved as JPEG: its values are no longer exact; use the original PNG or TIFF")
         data = _whole(file, header)
     with _naming(path):
-        if kind == "grey" and header.bits == 8:
+        if kind == "grey" and header.bits == 8 and header.format == "png":
             return _checked(_decode(data, cv2.IMREAD_UNCHANGED), header, 2)
-        index = _pillow(data, palette_as_colours=False)
-        if kind == "grey":  # decoded as shades of grey up to 255
+        index = _pillow(data)
+        if kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
             index = index // np.uint8(255 // (2**header.bits - 1))
         return _checked(index, header, 2)
 
@@ -175,7 +177,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: {problem}.") from problem
     except OSError as problem:
         raise DataError(f"{path}: cannot be read: {problem.strerror or problem}.") from problem
-    except (cv2.error, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+    except Image.DecompressionBombError as problem:
+        raise DataError(f"{path}: too many pixels for this kind of file: {problem} Split it first.") from problem
+    except (cv2.error, ValueError, SyntaxError) as problem:
         raise DataError(f"{path}: cannot be decoded, the file is damaged: {problem}.") from problem
     except MemoryError as problem:
         raise DataError(f"{path}: too large for this machine's memory.") from problem
@@ -187,17 +191,21 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_size(header: Header) -> None:
-    if header.height * header.width > MAX_PIXELS:
+def _check_size(file: BinaryIO, header: Header) -> None:
+    """Refuse to decode what would fill the memory: too many pixels, or more than the file can hold."""
+    pixels = header.height * header.width
+    if pixels > MAX_PIXELS:
         raise FormatError(
             f"its header gives {header.width} x {header.height} pixels, expected at most {MAX_PIXELS}; split it first"
         )
+    if pixels * header.bits // 8 > _MOST_COMPRESSED * (size := file.seek(0, 2)):
+        raise FormatError(f"{size} bytes cannot hold {header.width} x {header.height} pixels; the file is damaged")
 
 
 def _colour_header(file: BinaryIO) -> Header:
     """Header of an image that can be read as 8-bit RGB."""
     header = read_header(file)
-    _check_size(header)
+    _check_size(file, header)
     if header.bits > 8:
         raise FormatError(
             f"{header.bits} bits a sample where 8 are expected; rescale it to 8-bit RGB, the same way for all images"
@@ -211,20 +219,24 @@ def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -
     """RGB of a window (top, left, height, width)."""
     top, left, height, width = window
     page = header.page
-    if page is not None and page.separable and (page.raw or (height, width) != (header.height, header.width)):
-        data, begin, start = tiff.read_part(file, page, *window)
-        if page.raw:
-            rows = np.frombuffer(data, np.uint8)
-            pixels = rows[: rows.size - rows.size % (page.width * page.samples)].reshape(-1, page.width, page.samples)
-        else:
-            pixels = _decode_colours(data, header)
-        pixels = pixels[top - begin : top - begin + height, left - start : left - start + width]
-    else:
+    whole = (height, width) == (header.height, header.width)
+    if page is None or not page.separable or (whole and not page.raw and height * width <= _BAND):
         pixels = _checked(_decode_colours(_whole(file, header), header), header, 3)
-        pixels = pixels[top : top + height, left : left + width]
-    if pixels.shape[:2] != (height, width):
-        raise FormatError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {width} x {height}")
-    return _opaque(pixels)
+        return _opaque(pixels[top : top + height, left : left + width])
+    if page.raw:
+        rows = np.frombuffer(tiff.read_rows(file, page, top, height), np.uint8)
+        return _opaque(rows.reshape(height, page.width, page.samples)[:, left : left + width])
+    part_height = page.part[0]
+    step = max(part_height, _BAND // page.width // part_height * part_height)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for begin in range(top // step * step, top + height, step):
+        band = max(begin, top), left, min(begin + step, top + height) - max(begin, top), width
+        data, down, right = tiff.read_part(file, page, *band)
+        pixels = _decode_colours(data, header)[band[0] - down :, left - right :][: band[2], :width]
+        if pixels.shape[:2] != band[2:]:
+            raise FormatError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {width} x {band[2]}")
+        rgb[band[0] - top :][: band[2]] = _opaque(pixels)
+    return rgb
 
 
 def _opaque(pixels: Pixels) -> Pixels:
@@ -236,7 +248,7 @@ def _opaque(pixels: Pixels) -> Pixels:
                 "save the three channels alone"
             )
         pixels = pixels[..., :3]
-    return np.ascontiguousarray(pixels)
+    return np.require(pixels, requirements=("C", "W"))
 
 
 def _whole(file: BinaryIO, header: Header) -> bytes:
@@ -252,8 +264,11 @@ def _whole(file: BinaryIO, header: Header) -> bytes:
 
 def _decode_colours(data: bytes, header: Header) -> Pixels:
     """RGB or RGBA, (H, W, 3 or 4)."""
+    if header.format == "tiff":  # OpenCV goes on, silently, where a strip cannot be decoded
+        with suppress(UnidentifiedImageError):  # Pillow does not know all kinds
+            return _pillow(data, "RGB")
     if header.kind == "palette+alpha":
-        return _pillow(data, palette_as_colours=True)
+        return _pillow(data, "RGBA")
     if header.kind == "rgb+alpha":
         bgra = _decode(data, cv2.IMREAD_UNCHANGED)
         return cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
@@ -269,13 +284,11 @@ def _decode(data: bytes, flags: int) -> Pixels:
     return pixels
 
 
-def _pillow(data: bytes, *, palette_as_colours: bool) -> Pixels:
-    """What OpenCV cannot give: the indices of a palette, a palette with transparency, fewer than 8 bits."""
+def _pillow(data: bytes, palette: str | None = None) -> Pixels:
+    """What OpenCV cannot give: damage in a TIFF, a palette's indices or (mode `palette`) transparency, few bits."""
     with Image.open(io.BytesIO(data)) as picture:
-        converted = picture.convert("RGBA") if palette_as_colours else picture
-        if converted.mode == "1":
-            converted = converted.convert("L")
-        return np.array(converted, np.uint8)
+        mode = {"1": "L", "P": palette or "P"}.get(picture.mode, picture.mode)
+        return np.asarray(picture.convert(mode) if mode != picture.mode else picture, np.uint8)
 
 
 def _checked(pixels: Pixels, header: Header, dimensions: int) -> Pixels:

@@ -142,11 +142,29 @@ def read_page(file: BinaryIO) -> Page:
     return page
 
 
+def read_rows(file: BinaryIO, page: Page, top: int, height: int) -> bytes:
+    """The pixels of rows `top` to `top + height` of a `raw` page, 8 bit a sample.
+
+    Raises:
+        TiffError: the file breaks off, or a strip is shorter than its rows.
+    """
+    part_height, length = page.part[0], page.width * page.samples
+    wanted = []
+    for number, (offset, count) in enumerate(page.locations()):
+        first = number * part_height
+        begin, end = max(top, first) - first, min(top + height, first + part_height) - first
+        if begin < end:
+            if end * length > count:
+                raise TiffError(f"a strip of the TIFF has {count} bytes, expected {end * length} or more")
+            wanted.append((offset + begin * length, (end - begin) * length))
+    return b"".join(data for data, _ in _read(file, wanted))
+
+
 def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]:
-    """The strips or tiles that a window touches.
+    """The strips or tiles of a `separable` page that a window touches.
 
     Returns:
-        A TIFF of them (for a `raw` page the pixels alone) and the row and column of the page where it begins.
+        A TIFF of them, and the row and column of the page where it begins.
 
     Raises:
         TiffError: the file breaks off.
@@ -158,8 +176,6 @@ def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, widt
     locations = page.locations()
     wanted = [locations[row * across + column] for row in rows for column in columns]
     begin, start = rows[0] * part_height, columns[0] * part_width
-    if page.raw:
-        return b"".join(data for data, _ in _read(file, wanted)), begin, start
     blocks = [data[place : place + count] for data, run in _read(file, wanted) for place, count in run]
     shape = (min(page.height, rows.stop * part_height) - begin, min(page.width, columns.stop * part_width) - start)
     kept = {tag: page.entries[tag] for tag in _KEPT if tag in page.entries}
