@@ -36,6 +36,39 @@ class Scores(TypedDict):
     """Pixel counts, int64, (K, K): one row for each true class, one column for each predicted one."""
 
 
+def score_counts(confusion: Tensor, scored: Sequence[int]) -> dict[str, Tensor]:
+    """Score pixel counts, of any number of runs at once.
+
+    A class occurs if any counted pixel has it as truth or as prediction. Where it occurs, a score of 0/0 is 0 (a class
+    that is present but never predicted has precision and F1 0); a class that does not occur has NaN and is left out of
+    the means.
+
+    Args:
+        confusion: pixel counts, (..., K, K): one row for each true class, one column for each predicted one.
+        scored: classes in the means of IoU and F1.
+
+    Returns:
+        float64, 0..1: "IoU", "F1", "precision", "recall" of each class, (..., K); "mIoU", "mean F1", "OA", (...,).
+    """
+    counts = confusion.double()
+    right, true, predicted = counts.diagonal(dim1=-2, dim2=-1), counts.sum(dim=-1), counts.sum(dim=-2)
+    occurs = true + predicted > 0
+
+    def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+        return torch.where(occurs, numerator / denominator.clamp(min=1), math.nan)
+
+    iou, f1 = ratio(right, true + predicted - right), ratio(2 * right, true + predicted)
+    return {
+        "IoU": iou,
+        "F1": f1,
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, true),
+        "mIoU": iou[..., list(scored)].nanmean(dim=-1),
+        "mean F1": f1[..., list(scored)].nanmean(dim=-1),
+        "OA": right.sum(dim=-1) / true.sum(dim=-1),
+    }
+
+
 class SegmentationMetrics(MulticlassConfusionMatrix):
     """Counts pixels by true and predicted class, exactly, and scores the counts.
 
@@ -92,24 +125,16 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
     def compute(self) -> Scores:  # type: ignore[override]
         """Score everything counted since the last reset, in all processes together."""
         confusion = self.confmat.cpu()
-        counts = confusion.double()
-        right, true, predicted = counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
-        occurs = true + predicted > 0
-
-        def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-            return torch.where(occurs, numerator / denominator.clamp(min=1), math.nan)
-
-        iou, f1 = ratio(right, true + predicted - right), ratio(2 * right, true + predicted)
-        scored = list(self.scored)
+        found = score_counts(confusion, self.scored)
         return {
-            "mIoU": iou[scored].nanmean().item(),
-            "F1": f1[scored].nanmean().item(),
-            "OA": (right.sum() / counts.sum()).item(),
+            "mIoU": found["mIoU"].item(),
+            "F1": found["mean F1"].item(),
+            "OA": found["OA"].item(),
             "per_class": {
-                "IoU": iou,
-                "F1": f1,
-                "precision": ratio(right, predicted),
-                "recall": ratio(right, true),
+                "IoU": found["IoU"],
+                "F1": found["F1"],
+                "precision": found["precision"],
+                "recall": found["recall"],
                 "pixels": confusion.sum(dim=1),
             },
             "confusion": confusion.clone(),

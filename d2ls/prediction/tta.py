@@ -1,0 +1,127 @@
+"""Test-time augmentation: the views of an image that are segmented, and the mean of their logits (with ttach)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import ttach
+from torch import Tensor
+from ttach.base import DualTransform, Merger
+
+Model = Callable[[Tensor], Tensor]
+"""Logits (B, K, H, W) of images (B, 3, H, W)."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of an image are segmented: every combination of flips, turns and scales.
+
+    Attributes:
+        hflip: with and without a flip from left to right.
+        vflip: with and without a flip from top to bottom.
+        rot90: with and without a quarter turn.
+        scales: factors of the image's size.
+    """
+
+    hflip: bool = False
+    vflip: bool = False
+    rot90: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    def __len__(self) -> int:
+        return len(self.scales) * len(self.turns())
+
+    def turns(self) -> ttach.Compose:
+        """The flips and turns; those that give one size follow each other."""
+        turns = [ttach.Rotate90(angles=[0, 90])] if self.rot90 else []
+        turns += [ttach.HorizontalFlip()] if self.hflip else []
+        turns += [ttach.VerticalFlip()] if self.vflip else []
+        return ttach.Compose(turns)
+
+
+NONE = Views()
+LR = Views(hflip=True, vflip=True)
+_HFLIP_AND_SCALES = Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5))
+D4 = {
+    "vaihingen": Views(hflip=True, vflip=True, rot90=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5)),
+    "potsdam": Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
+    "uavid": Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
+    **dict.fromkeys(("loveda", "grass", "cloud", "dubai"), _HFLIP_AND_SCALES),
+}
+"""What `-t d4` means for each data set."""
+
+
+class Scale(DualTransform):
+    """Other sizes of an image, and their logits back at exactly its own size (ttach's own may miss it by a pixel).
+
+    Args:
+        scales: factors; an image has round(factor * side) pixels then, one at least.
+        size: height and width of the image.
+    """
+
+    identity_param = 1.0
+
+    def __init__(self, scales: tuple[float, ...], size: tuple[int, int]) -> None:
+        super().__init__("scale", list(scales))
+        self.size = size
+
+    def apply_aug_image(self, image: Tensor, scale: float = 1.0, **_: Any) -> Tensor:
+        """The image at another size."""
+        return _resize(image, tuple(max(1, round(scale * side)) for side in self.size))
+
+    def apply_deaug_mask(self, mask: Tensor, scale: float = 1.0, **_: Any) -> Tensor:
+        """Logits at the image's own size, whatever the factor was."""
+        return _resize(mask, self.size)
+
+
+def mean_logits(model: Model, image: Tensor, views: Views, batch: int = 1) -> Tensor:
+    """Mean over all views of the logits, each turned back to the image's place.
+
+    A scale's turned views are merged before they are resized: resizing is linear and the turns permute pixels, so that
+    is the mean over the whole product, with one resize a scale. No more logits are held than two of one batch.
+
+    Args:
+        model: called on views, batched.
+        image: (B, 3, H, W).
+        views: which ones.
+        batch: views of one size that the model gets at once.
+
+    Returns:
+        (B, K, H, W).
+    """
+    scales = ttach.Compose([Scale(views.scales, (image.shape[-2], image.shape[-1]))])
+    turns = views.turns()
+    merger = Merger("mean", n=len(scales))
+    for scale in scales:
+        merger.append(scale.deaugment_mask(_mean_of_turns(model, scale.augment_image(image), turns, batch)))
+    return merger.result
+
+
+def _mean_of_turns(model: Model, image: Tensor, turns: ttach.Compose, batch: int) -> Tensor:
+    merger = Merger("mean", n=len(turns))
+    for group, images in _groups(turns, image, batch):
+        for turn, logits in zip(group, model(images).split(len(image)), strict=True):
+            merger.append(turn.deaugment_mask(logits))
+    return merger.result
+
+
+def _groups(turns: ttach.Compose, image: Tensor, batch: int) -> Iterator[tuple[list[Any], Tensor]]:
+    """Up to `batch` successive turns of one size, and their views as one batch."""
+    group: list[Any] = []
+    views: list[Tensor] = []
+    for turn in turns:
+        view = turn.augment_image(image)
+        if views and (len(views) == batch or view.shape != views[0].shape):
+            yield group, torch.cat(views)
+            group, views = [], []
+        group.append(turn)
+        views.append(view)
+    yield group, torch.cat(views)
+
+
+def _resize(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size=size, mode="bicubic", align_corners=False)
