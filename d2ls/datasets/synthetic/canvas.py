@@ -1,5 +1,6 @@
 """Picture and mask that are painted together, so that a drawn label is exact; texture and camera come last."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import cv2
@@ -98,7 +99,7 @@ class Canvas:
         if material is not None:
             cv2.fillPoly(self.material, corners, int(material), cv2.LINE_8, _SHIFT)
 
-    def discs(self, centres: Points, radii: NDArray[np.float64], colours: list[RGB], label: Label) -> None:
+    def discs(self, centres: Points, radii: NDArray[np.float64], colours: Sequence[RGB], label: Label) -> None:
         """Fill discs (N, 2) of radii (N,) in pixels, one colour each, in this order; the material stays."""
         for middle, size, colour in zip(_fixed(centres).tolist(), _fixed(radii).tolist(), colours, strict=True):
             cv2.circle(self.image, middle, size, colour, cv2.FILLED, cv2.LINE_AA, _SHIFT)

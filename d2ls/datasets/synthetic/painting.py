@@ -33,9 +33,8 @@ def paint_objects(canvas: Canvas, objects: Objects, light: Light) -> None:
         _paint_building(canvas, building, light)
     canvas.shade(leafy, 0.9, softness=5)
     for tree in objects.trees:
-        canvas.discs(
-            tree.clumps, tree.radii, [tone(tree.colour, value) for value in tree.brightness.tolist()], Label.TREE
-        )
+        colours = np.clip(tree.brightness[:, None] * tree.colour, 0.0, 255.0).tolist()
+        canvas.discs(tree.clumps, tree.radii, colours, Label.TREE)
     canvas.material[canvas.mask == Label.TREE] = Material.CROWN
     canvas.shade(cv2.bitwise_and(high, (canvas.mask == Label.TREE).astype(np.uint8) * 255), 0.45)
 

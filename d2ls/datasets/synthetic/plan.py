@@ -49,6 +49,7 @@ class Frame:
         self.scale = scale
         self.half = float(np.hypot(height, width)) / 2.0 / scale + 12.0
         self._turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * scale
+        self._turn_back = np.linalg.inv(self._turn)
         self._centre = np.array([width / 2.0, height / 2.0])
         self._bend = rng.uniform(-9.0, 9.0, size=2) * (rng.random() < 0.6)
         self._phase = rng.uniform(0.0, 2.0 * np.pi, size=2)
@@ -61,7 +62,7 @@ class Frame:
 
     def back(self, pixel: Points) -> Points:
         """The point of the town that shows near a pixel, its bend left out."""
-        return np.asarray((pixel - self._centre) @ np.linalg.inv(self._turn))
+        return np.asarray((pixel - self._centre) @ self._turn_back)
 
     def area(self, corners: ArrayLike) -> Points:
         """Pixel outline of a large polygon of the town, its edges bent too."""
