@@ -1,0 +1,146 @@
+"""Feature pyramids of many families: four NCHW maps at the right strides, everything trained, everything stated."""
+
+import pytest
+import timm
+import torch
+from timm.layers import DropPath
+
+from d2ls.errors import ConfigError
+from d2ls.models import Backbone, DynamicDictionaryLearning
+
+QUICK = [
+    "test_convnext",
+    "test_resnet",
+    "test_efficientnet",
+    "mobilenetv3_small_100",
+    "tf_efficientnet_lite0",
+    "resnet18",
+    "dla34",  # timm counts its maps from stride 1
+]
+WINDOWED = ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"]  # channels last, fixed window sizes
+MORE = ["convnext_tiny", "resnet101", "densenet121", "hrnet_w18_small", "davit_tiny", "mvitv2_tiny", "regnetx_002"]
+
+
+def families(quick, slow=()):
+    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
+
+
+@pytest.mark.parametrize("name", families([*QUICK, *WINDOWED], MORE))
+def test_four_maps(name):
+    backbone = Backbone(name).eval()
+    assert len(backbone.channels) == 4
+    for height, width in ((64, 96), (128, 64)):
+        with torch.no_grad():
+            maps = backbone(torch.randn(1, 3, height, width))
+        assert [tuple(m.shape) for m in maps] == [
+            (1, channels, height // stride, width // stride)
+            for channels, stride in zip(backbone.channels, (4, 8, 16, 32), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "test_efficientnet", "resnet18"])
+def test_maps_are_the_raw_stage_outputs(name):
+    """timm's classifier network, asked for its intermediate maps without norm, agrees."""
+    torch.manual_seed(0)
+    backbone = Backbone(name).eval()
+    full = timm.create_model(name).eval()
+    renamed = {}
+    ours = {key.replace(".", "_"): tensor for key, tensor in backbone.body.state_dict().items()}
+    for key, tensor in full.state_dict().items():
+        renamed[key] = ours.get(key.replace(".", "_"), tensor)
+    full.load_state_dict(renamed)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = full.forward_intermediates(image, norm=False, intermediates_only=True)
+        by_size = {m.shape[-1]: m for m in expected}  # the last map of each size
+        for found in backbone(image):
+            torch.testing.assert_close(found, by_size[found.shape[-1]])
+
+
+@pytest.mark.parametrize("name", families([*QUICK, WINDOWED[0]], WINDOWED[1:]))
+def test_every_parameter_is_used(name):
+    torch.manual_seed(0)
+    net = DynamicDictionaryLearning(name, num_classes=3, stages=1, width=32).train()
+    output = net(torch.randn(2, 3, 64, 72))
+    (output.logits.square().mean() + output.static_logits.square().mean()).backward()
+    assert not [key for key, parameter in net.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("name", families([*QUICK, WINDOWED[0]], [*WINDOWED[1:], *MORE]))
+def test_any_image_size(name):
+    net = DynamicDictionaryLearning(name, num_classes=3, stages=1, width=32).eval()
+    for size in ((1, 1), (5, 7), (66, 70), (33, 65)):
+        with torch.no_grad():
+            logits = net(torch.randn(1, 3, *size))
+        assert logits.shape == (1, 3, *size)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*QUICK, *WINDOWED])
+@pytest.mark.parametrize("in_channels", [1, 5])
+def test_any_number_of_channels(name, in_channels):
+    backbone = Backbone(name, in_channels=in_channels).eval()
+    with torch.no_grad():
+        assert len(backbone(torch.randn(1, in_channels, 64, 64))) == 4
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "test_vit"])
+def test_plain_transformers_are_refused(name):
+    with pytest.raises(ConfigError) as caught:
+        Backbone(name)
+    text = str(caught.value)
+    assert name in text
+    assert "[16, 16, 16]" in text
+    assert "[4, 8, 16, 32]" in text
+    assert "vision transformer" in text
+    assert "convnext_tiny" in text
+
+
+def test_unknown_names_are_refused_with_similar_ones():
+    with pytest.raises(ConfigError, match=r"convnext_tinny.*similar.*convnext_.*list_models"):
+        Backbone("convnext_tinny")
+    with pytest.raises(ConfigError, match=r"resnet18\.nope.*tags.*resnet18\.tv_in1k"):
+        Backbone("resnet18.nope")
+
+
+def rates(module):
+    """Rates of the stochastic depth of each block, 0 where timm builds none."""
+    blocks = [block for stage in module.body.children() for block in getattr(stage, "blocks", [])]
+    return [block.drop_path.drop_prob if isinstance(block.drop_path, DropPath) else 0.0 for block in blocks]
+
+
+@pytest.mark.parametrize(
+    ("name", "final", "blocks"),
+    [("convnext_tiny", 0.1, 18), ("convnext_small", 0.4, 36), ("convnext_base", 0.5, 36), ("test_convnext", 0.0, 9)],
+)
+def test_stochastic_depth_follows_the_linear_rule(name, final, blocks):
+    with torch.device("meta"):
+        by_default = Backbone(name)
+        tagged = Backbone(timm.list_pretrained(name)[0])
+        chosen = Backbone(name, drop_path_rate=0.3)
+        off = Backbone(name, drop_path_rate=0)
+    for module, rate in ((by_default, final), (tagged, final), (chosen, 0.3), (off, 0.0)):
+        assert len(rates(module)) == blocks
+        assert rates(module) == pytest.approx(torch.linspace(0, rate, blocks).tolist(), abs=1e-6)
+
+
+def test_stochastic_depth_acts_in_training_alone():
+    torch.manual_seed(0)
+    backbone = Backbone("test_convnext", drop_path_rate=0.9)
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(backbone.eval()(image)[-1], backbone(image)[-1])
+    backbone.train()
+    assert not all(torch.equal(backbone(image)[-1], backbone(image)[-1]) for _ in range(5))
+
+
+def test_frozen():
+    backbone = Backbone("test_resnet", frozen=True, drop_path_rate=0.9).train()
+    assert not [p for p in backbone.parameters() if p.requires_grad]
+    assert not [module for module in backbone.modules() if module.training]
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(backbone(image)[-1], backbone(image)[-1])
+
+
+def test_stochastic_depth_where_there_is_none():
+    with pytest.raises(ConfigError, match=r"vgg11.*stochastic depth.*drop_path_rate=0"):
+        Backbone("vgg11", drop_path_rate=0.2)
