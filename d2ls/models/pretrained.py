@@ -105,7 +105,7 @@ def load_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be read as a weight file ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{path} cannot be read as a weight file ({_summary(error)}). "
             "Expected tensors by name, saved by torch.save or safetensors, and nothing that needs code to load."
         ) from error
 
@@ -156,8 +156,13 @@ def _from_torchvision(backbone: str) -> dict[str, Tensor]:
 def _unavailable(backbone: str, source: bool | str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and cannot be downloaded "
-        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {CHOICES}"
+        f"({_summary(error)}). {CHOICES}"
     )
+
+
+def _summary(error: Exception) -> str:
+    """Kind and first line of an error of another library; some have no text."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def torchvision_names(backbone: str) -> "names.Translate | None":
@@ -189,7 +194,7 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
     fitted = {}
     for name, wanted in target.items():
         tensor = found.get(name, wanted)
-        if _without_ones(tensor) == _without_ones(wanted):
+        if without_ones(tensor) == without_ones(wanted):
             tensor = tensor.reshape(wanted.shape)  # layer_scale (C, 1, 1) is gamma (C)
         if (
             tensor.ndim == 4
@@ -254,7 +259,8 @@ def _further_blocks(left: list[str], target: Mapping[str, Tensor]) -> list[str]:
     return [name for name in left if kind(name) in kinds]
 
 
-def _without_ones(tensor: Tensor) -> list[int]:
+def without_ones(tensor: Tensor) -> list[int]:
+    """The shape but for axes of length 1, which other code bases place elsewhere."""
     return [n for n in tensor.shape if n != 1]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d2ls.errors import CheckpointError
 from d2ls.models.names import reference_backbone
-from d2ls.models.pretrained import state_dict_of
+from d2ls.models.pretrained import state_dict_of, without_ones
 
 _STAGE = r"decoder\.interactor\.layers\.(\d+)\."
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
@@ -143,14 +143,10 @@ def _select_level(name: str, net: nn.Module) -> str:
 
 def _fitted(name: str, tensor: Tensor, ours: str, wanted: Tensor) -> Tensor:
     """The tensor in our shape: 1x1 convolutions are linear layers here, and scales are flat."""
-    squeezed = tensor.reshape(wanted.shape) if _without_ones(tensor) == _without_ones(wanted) else tensor
+    squeezed = tensor.reshape(wanted.shape) if without_ones(tensor) == without_ones(wanted) else tensor
     if squeezed.shape != wanted.shape:
         raise CheckpointError(
             f"tensor {name} of the reference has shape {tuple(tensor.shape)}; "
             f"this network needs {tuple(wanted.shape)} ({ours})."
         )
     return squeezed.to(torch.float32) if squeezed.is_floating_point() else squeezed
-
-
-def _without_ones(tensor: Tensor) -> list[int]:
-    return [n for n in tensor.shape if n != 1]
