@@ -175,11 +175,11 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (FormatError, tiff.TiffError) as problem:
         raise DataError(f"{path}: {problem}.") from problem
-    except OSError as problem:
-        raise DataError(f"{path}: cannot be read: {problem.strerror or problem}.") from problem
     except Image.DecompressionBombError as problem:
         raise DataError(f"{path}: too many pixels for this kind of file: {problem} Split it first.") from problem
-    except (cv2.error, ValueError, SyntaxError) as problem:
+    except (cv2.error, OSError, ValueError, SyntaxError) as problem:
+        if isinstance(problem, OSError) and problem.strerror:  # of the disk; Pillow's have no such text
+            raise DataError(f"{path}: cannot be read: {problem.strerror}.") from problem
         raise DataError(f"{path}: cannot be decoded, the file is damaged: {problem}.") from problem
     except MemoryError as problem:
         raise DataError(f"{path}: too large for this machine's memory.") from problem
