@@ -1,0 +1,84 @@
+"""Work on many files in parallel processes, with a progress bar."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+import cv2
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from d2ls.errors import D2LSError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+_LOOK = 0.2  # seconds between two looks whether the parent still lives
+
+
+def default_workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, label: str) -> Iterator[Result]:
+    """Results of a function for all jobs, as they come; the first error ends it and what has not begun is left.
+
+    Args:
+        function: of a module, so that it can be sent to processes.
+        jobs: its arguments, which can be pickled.
+        workers: processes; 1 works in this one.
+        label: stands beside the progress bar, on stderr.
+
+    Raises:
+        D2LSError: a process died; else what the function raises.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    results = _alone(function, jobs) if workers == 1 or len(jobs) < 2 else _together(function, jobs, workers)
+    first = next(results, None)  # the processes start before the bar's thread does
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=len(jobs))
+        while first is not None:
+            bar.advance(task)
+            yield first
+            first = next(results, None)
+
+
+def _alone(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+    yield from map(function, jobs)
+
+
+def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (os.getpid(),))
+    try:
+        futures: list[Future[Result]] = [pool.submit(function, job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as problem:
+        raise D2LSError(
+            "A working process ended unexpectedly (killed, or out of memory?). Run the same command again; "
+            "fewer processes (--workers 1) need less memory."
+        ) from problem
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(parent: int) -> None:
+    """Leave interruptions to the parent, and follow it when it is killed: nobody else would stop this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)

@@ -1,0 +1,24 @@
+"""Convert the published masks of LoveDA to class indices, and to colours beside them."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from d2ls import cli
+from d2ls.preparation.commands import add_common, convert_and_tell
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    parser = cli.parser("Convert LoveDA's masks (0 no data, else class + 1) to class indices and, in D_rgb, colours.")
+    parser.add_argument("--mask-dir", type=Path, required=True, metavar="D", help="folder: masks_png as published")
+    parser.add_argument("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: masks_png_convert")
+    add_common(parser, labels=False)
+    options = parser.parse_args(argv)
+    return convert_and_tell(options.mask_dir, options.output_mask_dir, options.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

@@ -1,0 +1,21 @@
+"""Cut the frames of UAVid into patches."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from d2ls.cli import run_main
+from d2ls.preparation.commands import split_and_tell, uavid_cutting, uavid_parser
+from d2ls.preparation.originals import pair_frames
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    options = uavid_parser("Cut the frames of UAVid into patches.").parse_args(argv)
+    return split_and_tell(pair_frames(options.input_dir), uavid_cutting(options), options.workers)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))

@@ -1,0 +1,23 @@
+"""Cut the tiles of ISPRS Vaihingen into patches."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from d2ls.cli import run_main
+from d2ls.datasets.vaihingen import SPEC
+from d2ls.preparation.commands import isprs_parser, split_isprs
+from d2ls.preparation.originals import Naming
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit code."""
+    options = isprs_parser("Cut the tiles of ISPRS Vaihingen into patches.", rgb_image=False).parse_args(argv)
+    naming = Naming.vaihingen(eroded=options.eroded)
+    return split_isprs(options, SPEC, naming, crowds=SPEC.classes.index("Car"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
