@@ -27,8 +27,8 @@ class NaiveD2LS(nn.Module):
     def forward(self, image: Tensor) -> Tensor | SimpleNamespace:
         options = self.net.arguments
         height, width = image.shape[-2:]
-        # A multiple of 4; an image smaller than the deepest stride is extended to one cell of it.
-        bottom, right = (max(-side % 4, 32 - side) for side in (height, width))
+        # A multiple of 4, and at least what the backbone can take: ConvNeXt needs one cell of its deepest map.
+        bottom, right = (max(-side % 4, self.net.backbone.smallest - side) for side in (height, width))
         padded = F.pad(image, (0, right, 0, bottom), mode="replicate")
         maps = self.net.backbone(padded)
         pixels = self.aggregate(maps)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
@@ -27,7 +28,7 @@ class Backbone(nn.Module):
         frozen: no gradient, and normalisation statistics stay as they are.
 
     Raises:
-        ConfigError: no such timm model, or one without maps at strides 4, 8, 16 and 32.
+        ConfigError: no such timm model, or one without maps at strides 4, 8, 16 and 32, or of a fixed image size.
         CheckpointError: weights that cannot be had or do not fit.
     """
 
@@ -44,13 +45,14 @@ class Backbone(nn.Module):
         if drop_path_rate is None:
             drop_path_rate = DROP_PATH_RATES.get(name.split(".")[0], 0.0)
         self.name = name
+        self.in_channels = in_channels
         self.frozen = frozen
         self.body = _feature_network(name, in_channels, drop_path_rate)
         info: Any = self.body.feature_info
         self.channels: tuple[int, ...] = tuple(info.channels())
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-
         self.pending: bool | str = False  # weights that were asked for and are not here yet
+        self.step, self.smallest = self._image_sizes()
         self.register_load_state_dict_post_hook(_weights_arrived)
         if pretrained and weights.are_deferred():
             self.pending = pretrained
@@ -70,12 +72,48 @@ class Backbone(nn.Module):
             weights.load_into(self.body, self.name, source)
         self.pending = False
 
+    def _image_sizes(self) -> tuple[int, int]:
+        """What the sides of an image must be a multiple of, and their least length, found by trial in evaluation.
+
+        Most networks take any multiple of 4, some only of their deepest stride (HRNet), some only of the size that
+        their windows were cut for (MaxViT).
+        """
+        deepest, native = STRIDES[-1], max(getattr(self.body, "default_cfg", {}).get("input_size", (0,)))
+        training = self.body.training
+        self.body.eval()
+        try:
+            for step, trial in (
+                (STRIDES[0], (deepest + 4, deepest + 12)),
+                (deepest, (2 * deepest, 3 * deepest)),
+                (native, (native, 2 * native)),
+            ):
+                if step and step % STRIDES[0] == 0 and self._takes(*trial):
+                    return step, step if step > STRIDES[0] or self._takes(step, step) else deepest
+        finally:
+            self.body.train(training)
+        raise ConfigError(
+            f"backbone={self.name!r} takes images of {native} x {native} pixels alone; the decoder needs one that "
+            "takes any size, such as convnext_tiny, swin_tiny_patch4_window7_224, resnet50 or tf_efficientnet_lite0."
+        )
+
+    @torch.no_grad()
+    def _takes(self, height: int, width: int) -> bool:
+        weight = next(self.body.parameters())
+        try:
+            maps = self.forward(weight.new_zeros(1, self.in_channels, height, width))
+        except (RuntimeError, AssertionError, ValueError):  # however timm's network fails on a size that it cannot take
+            return False
+        return maps[0].shape[-2:] == (height // STRIDES[0], width // STRIDES[0])
+
     def train(self, mode: bool = True) -> "Backbone":
         """Switch between training and evaluation; a frozen backbone stays in evaluation."""
         return super().train(mode and not self.frozen)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Four maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32 of an image batch (B, in_channels, H, W)."""
+        """Four maps (B, C_i, H_i, W_i) at strides 4, 8, 16, 32 of an image batch (B, in_channels, H, W).
+
+        H and W are multiples of `step` and at least `smallest`.
+        """
         if self.pending:
             raise weights.not_loaded(self.name, self.pending)
         maps = self.body(image)

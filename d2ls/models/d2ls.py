@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from d2ls.errors import ConfigError
 from d2ls.models.aggregation import Aggregation
-from d2ls.models.backbone import STRIDES, Backbone
+from d2ls.models.backbone import Backbone
 from d2ls.models.dictionary import Dictionary, DictionaryKind
 from d2ls.models.head import ConvHead, DictionaryHead
 from d2ls.models.interaction import HEADS, Interaction
@@ -124,7 +124,7 @@ class DynamicDictionaryLearning(nn.Module):
             In evaluation the logits (B, K, H, W); in training a D2LSOutput.
         """
         height, width = image.shape[-2:]
-        maps = self.backbone(_pad(image))
+        maps = self.backbone(_pad(image, self.backbone.step, self.backbone.smallest))
         pixels = self.aggregation(maps)  # (B, H/4, W/4, C)
         output = self._segment(pixels, maps[-1])
         output.logits = output.logits[..., :height, :width]
@@ -157,9 +157,9 @@ class DynamicDictionaryLearning(nn.Module):
         return self.head(tokens, pixels, height, width)
 
 
-def _pad(image: Tensor) -> Tensor:
-    """Repeat the border at the bottom and right up to a multiple of 4, and to the deepest stride for a tiny image."""
-    height, width = (max(-(-side // STRIDES[0]) * STRIDES[0], STRIDES[-1]) for side in image.shape[-2:])
+def _pad(image: Tensor, step: int, smallest: int) -> Tensor:
+    """Repeat the border at the bottom and right up to a multiple of `step`, 4 as a rule, and to `smallest`."""
+    height, width = (max(-(-side // step) * step, smallest) for side in image.shape[-2:])
     bottom, right = height - image.shape[-2], width - image.shape[-1]
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
 

@@ -18,7 +18,16 @@ QUICK = [
     "dla34",  # timm counts its maps from stride 1
 ]
 WINDOWED = ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"]  # channels last, fixed window sizes
-MORE = ["convnext_tiny", "resnet101", "densenet121", "hrnet_w18_small", "davit_tiny", "mvitv2_tiny", "regnetx_002"]
+MORE = [
+    "maxvit_tiny_tf_224",
+    "convnext_tiny",
+    "resnet101",
+    "densenet121",
+    "hrnet_w18_small",
+    "davit_tiny",
+    "mvitv2_tiny",
+    "regnetx_002",
+]
 
 
 def families(quick, slow=()):
@@ -29,7 +38,7 @@ def families(quick, slow=()):
 def test_four_maps(name):
     backbone = Backbone(name).eval()
     assert len(backbone.channels) == 4
-    for height, width in ((64, 96), (128, 64)):
+    for height, width in ((64, 96), (128, 64)) if backbone.step <= 32 else ((224, 448),):
         with torch.no_grad():
             maps = backbone(torch.randn(1, 3, height, width))
         assert [tuple(m.shape) for m in maps] == [
@@ -101,6 +110,38 @@ def test_unknown_names_are_refused_with_similar_ones():
         Backbone("convnext_tinny")
     with pytest.raises(ConfigError, match=r"resnet18\.nope.*tags.*resnet18\.tv_in1k"):
         Backbone("resnet18.nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "smallest"),
+    [
+        ("test_convnext", 4, 32),
+        ("resnet18", 4, 4),
+        ("tf_efficientnet_lite0", 4, 4),
+        ("dla34", 32, 32),
+        pytest.param("hrnet_w18_small", 32, 32, marks=pytest.mark.slow),
+        pytest.param("maxvit_tiny_tf_224", 224, 224, marks=pytest.mark.slow),
+    ],
+)
+def test_sizes_that_a_network_takes(name, step, smallest):
+    """ConvNeXt and ResNet, the reference's, see an image as it is wherever the reference takes it."""
+    backbone = Backbone(name)
+    assert backbone.training
+    assert (backbone.step, backbone.smallest) == (step, smallest)
+
+
+def test_networks_of_one_image_size_are_refused():
+    with pytest.raises(ConfigError, match=r"coat_tiny.*224 x 224.*any size, such as convnext_tiny"):
+        Backbone("coat_tiny")
+
+
+def test_building_and_trying_sizes_leaves_no_trace():
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet")
+    statistics = {k: t for k, t in backbone.state_dict().items() if "running" in k or "num_batches" in k}
+    for key, tensor in statistics.items():
+        assert tensor.eq(1 if key.endswith("running_var") else 0).all()
+    assert all(module.training for module in backbone.modules())
 
 
 def rates(module):
