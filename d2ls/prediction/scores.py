@@ -1,0 +1,170 @@
+"""Scores of a run from the pixel counts of its images: the table, its intervals, and the files beside the masks."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from d2ls.datasets.files import write_bytes
+from d2ls.datasets.spec import DatasetSpec
+from d2ls.metrics import SegmentationMetrics, score_counts
+
+Pixels = NDArray[np.uint8]
+MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
+"""Scores of a run by their names in `metrics.json`, and what `score_counts` calls them."""
+PER_CLASS = ("IoU", "F1", "precision", "recall")
+FILES = ("metrics.json", "metrics.csv")
+RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
+
+
+def count(prediction: Pixels, truth: Pixels, spec: DatasetSpec) -> torch.Tensor:
+    """Pixel counts of one image, int64 (K, K): one row for each true class, one column for each predicted one.
+
+    Args:
+        prediction: class indices, (H, W).
+        truth: class indices or the ignore index, (H, W).
+        spec: the classes.
+
+    Raises:
+        DataError: sizes differ, or values are no classes.
+    """
+    metrics = SegmentationMetrics(spec.num_classes, spec.ignore_index, spec.scored)
+    metrics.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+    return metrics.confmat
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the images of a run scored.
+
+    Attributes:
+        spec: the classes, and which of them are scored.
+        counts: pixel counts of each image, by its name.
+    """
+
+    spec: DatasetSpec
+    counts: Mapping[str, torch.Tensor]
+
+    def total(self) -> dict[str, torch.Tensor]:
+        """Scores of all images together, as `score_counts` gives them, and the counts as "confusion"."""
+        confusion = torch.stack(list(self.counts.values())).sum(dim=0)
+        return score_counts(confusion, self.spec.scored) | {"confusion": confusion}
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the means: images drawn with replacement (percentile bootstrap, fixed seed).
+
+        Empty where there is only one image to draw from.
+        """
+        number = len(self.counts)
+        if number < 2:
+            return {}
+        draws = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+        images = torch.stack([counts.flatten() for counts in self.counts.values()]).double()
+        classes = self.spec.num_classes
+        resampled = (torch.from_numpy(draws).double() @ images).view(RESAMPLES, classes, classes)
+        found = score_counts(resampled, self.spec.scored)
+        edges = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
+        result = {}
+        for name, mean in MEANS.items():
+            values = found[mean].numpy()
+            if not np.isnan(values).all():
+                low, high = np.nanquantile(values, edges).tolist()
+                result[name] = (low, high)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values; what cannot be scored is None."""
+        total, intervals = self.total(), self.intervals()
+        pixels = total["confusion"].sum(dim=1)
+        return {
+            **{name: _number(total[mean]) for name, mean in MEANS.items()},
+            "intervals": {name: list(intervals[name]) if name in intervals else None for name in MEANS},
+            "interval_method": f"percentile bootstrap over images, {COVERAGE:.0%}, {RESAMPLES} draws, seed {SEED}",
+            "per_class": {
+                name: {
+                    **{score: _number(total[score][index]) for score in PER_CLASS},
+                    "pixels": int(pixels[index]),
+                    "scored": index in self.spec.scored,
+                }
+                for index, name in enumerate(self.spec.classes)
+            },
+            "confusion": total["confusion"].tolist(),
+            "images": [self._image(name, counts) for name, counts in self.counts.items()],
+        }
+
+    def print(self, console: Console) -> None:
+        """Show the table of classes and the means, in per cent."""
+        found = self.to_dict()
+        table = Table(title=f"{self.spec.name}: {len(self.counts)} images, per cent")
+        table.add_column("class")
+        for name in (*PER_CLASS, "pixels"):
+            table.add_column(name, justify="right")
+        for name, row in found["per_class"].items():
+            mark = "" if row["scored"] else " (not in the means)"
+            table.add_row(name + mark, *(_percent(row[name]) for name in PER_CLASS), f"{row['pixels']:,}")
+        console.print(table)
+        for name in MEANS:
+            interval = found["intervals"][name]
+            spread = f"   95 % interval {_percent(interval[0])} to {_percent(interval[1])}" if interval else ""
+            console.print(f"{MEANS[name]:8} {_percent(found[name]):>6}{spread}", highlight=False)
+
+    def write(self, folder: Path, run: Mapping[str, Any]) -> None:
+        """Write `metrics.json` and `metrics.csv`.
+
+        Args:
+            folder: where the masks are.
+            run: what made them: checkpoint, config, views, command line.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        found = self.to_dict()
+        text = json.dumps({"run": run, **found}, indent=1, allow_nan=False)
+        write_bytes(folder / "metrics.json", (text + "\n").encode())
+        write_bytes(folder / "metrics.csv", self._csv(found, run).encode())
+
+    def _csv(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+        """A row for each class, one for each mean, and what made them."""
+        stream = io.StringIO()
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(["kind", "name", *PER_CLASS, "pixels", "scored", "value", "low", "high"])
+        for name, row in found["per_class"].items():
+            values = [_text(row[score]) for score in PER_CLASS]
+            rows.writerow(["class", name, *values, row["pixels"], int(row["scored"]), "", "", ""])
+        for name in MEANS:
+            interval = found["intervals"][name] or (None, None)
+            rows.writerow(["mean", name, *[""] * 6, _text(found[name]), *map(_text, interval)])
+        for name, value in run.items():
+            rows.writerow(["run", name, *[""] * 6, value if isinstance(value, str) else json.dumps(value), "", ""])
+        return stream.getvalue()
+
+    def _image(self, name: str, counts: torch.Tensor) -> dict[str, Any]:
+        found = score_counts(counts, self.spec.scored)
+        return {
+            "name": name,
+            "pixels": int(counts.sum()),
+            **{name: _number(found[mean]) for name, mean in MEANS.items()},
+        }
+
+
+def _number(value: torch.Tensor) -> float | None:
+    number = value.item()
+    return None if math.isnan(number) else number
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else repr(value)
