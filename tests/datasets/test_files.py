@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2ls.datasets import files
+from d2ls.datasets import files, tiff
 from d2ls.errors import DataError
 from tests.datasets.folders import labels, picture
 
@@ -356,3 +356,20 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.array_equal(files.read_image(path), RGB)
     with pytest.raises(DataError, match="cannot be written: No such file"):
         files.write_png(tmp_path / "nowhere" / "x.png", RGB)
+
+
+def test_a_cut_tiff_is_refused_even_where_the_window_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(picture(400, 400, 0)).save(path, tiffinfo={278: 10})  # the directory comes first
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DataError, match="breaks off before its end"):
+        files.read_window(path, 0, 0, 8, 8)
+
+
+def test_a_strip_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    entries = tiff.rgb_entries()
+    blocks = [bytes(3 * 8 * 4), bytes(3 * 8 * 4 - 1), bytes(3 * 8 * 4)]
+    (tmp_path / "x.tif").write_bytes(tiff.build("<", entries, (12, 8), blocks, 4))
+    with pytest.raises(DataError, match="a strip of the TIFF has 95 bytes, expected 96 or more"):
+        files.read_image(tmp_path / "x.tif")
+    assert not files.read_window(tmp_path / "x.tif", 8, 0, 4, 8).any()
