@@ -52,15 +52,15 @@ class Settings:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Read a config file.
 
-    The network's pretrained weights are not loaded yet (see `d2ls.models.deferred_weights`), and data sets do not look
-    at their folders, so a config can be read without network and data. Initial weights depend on the setting `seed` alone.
+    Pretrained weights are not loaded yet (see `d2ls.models.deferred_weights`), and data sets do not look at their
+    folders, so a config can be read without network and data. Initial weights depend on the setting `seed` alone.
 
     Args:
         path: a Python file.
         overrides: values by top-level name, in the place of those in the file.
 
     Raises:
-        ConfigError: no such file, an error in it, an unknown name, a wrong type, or settings that contradict each other.
+        ConfigError: no such file, an error in it, an unknown name, a wrong type, or settings that contradict another.
     """
     path = Path(path)
     overrides = dict(overrides or {})
@@ -122,7 +122,12 @@ def _read(path: Path) -> ast.Module:
         _read(path.parent / base), {name: n.value for n in own if isinstance(n, ast.Assign) and (name := _target(n))}
     )
     known = {_target(node) for node in merged.body}
-    # Imports and new names come first: the replaced values may use them.
+    # Imports, functions and new names come first: the replaced values may use them. Statements that are neither have no
+    # place of their own in the base.
+    if loose := [n for n in own if isinstance(n, ast.Expr) and not isinstance(n.value, ast.Constant)]:
+        raise ConfigError(
+            f"{path}, line {loose[0].lineno}: a config with a base may hold imports, functions and names only."
+        )
     merged.body = [node for node in own if _target(node) is None or _target(node) not in known] + merged.body
     return merged
 

@@ -1,6 +1,7 @@
 """What Vaihingen and Potsdam share: classes, patches of tiles, protocols (ISPRS 2D Semantic Labeling)."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,19 @@ class Patches:
         folder: name below the data root, or a path.
         name: pattern of a training patch's stem with the groups `tile` and `variant`.
         validation: the tile held out by protocol "strict", as `tile` gives it.
+        prepare: called before the folder is first listed; the demo draws its scenes here.
     """
 
-    def __init__(self, labels: DatasetSpec, folder: str, name: str, validation: str) -> None:
+    def __init__(
+        self,
+        labels: DatasetSpec,
+        folder: str,
+        name: str,
+        validation: str,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
         self.labels, self.folder, self.name, self.validation = labels, folder, re.compile(name), validation
+        self.prepare = prepare
 
     def train(self, protocol: str, recipe: Recipe) -> SegmentationDataset:
         """Training patches; "strict" leaves out all variants of the validation tile."""
@@ -63,6 +73,8 @@ class Patches:
         return SegmentationDataset(self.labels, listing, **options)
 
     def _split(self, split: str) -> list[Pair]:
+        if self.prepare is not None:
+            self.prepare()
         folder = self._place(split)
         return match(folder / "images_1024", folder / "masks_1024", self._made_by())
 

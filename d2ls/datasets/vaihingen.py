@@ -1,5 +1,6 @@
 """ISPRS Vaihingen: near infrared, red and green at 9 cm; 1024 px patches of 33 tiles."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,18 +23,19 @@ def train(protocol: str = "strict", *, folder: str = "vaihingen", **changes: Any
         folder: name below the data root of a folder in Vaihingen's layout.
         changes: fields of the recipe, e.g. `crop=320`.
     """
-    return _patches(folder).train(protocol, replace(RECIPE, **changes))
+    return patches(folder).train(protocol, replace(RECIPE, **changes))
 
 
 def val(protocol: str = "strict", *, folder: str = "vaihingen") -> SegmentationDataset:
     """Validation patches: tile 30's (protocol "strict") or the test patches ("published")."""
-    return _patches(folder).val(protocol)
+    return patches(folder).val(protocol)
 
 
 def test(*, folder: str = "vaihingen") -> SegmentationDataset:
     """Test patches."""
-    return _patches(folder).test()
+    return patches(folder).test()
 
 
-def _patches(folder: str) -> isprs.Patches:
-    return isprs.Patches(SPEC, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE)
+def patches(folder: str, prepare: Callable[[], object] | None = None) -> isprs.Patches:
+    """All splits of a folder in Vaihingen's layout; arguments as those of `isprs.Patches`."""
+    return isprs.Patches(SPEC, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE, prepare)

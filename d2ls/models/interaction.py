@@ -43,22 +43,22 @@ class Attention(nn.Module):
 class TokensReadPixels(Attention):
     """Entries gather from the pixels."""
 
-    def forward(self, query: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-        """Attn(q = query, k = pixels + code, v = pixels).
+    def forward(self, query: Tensor, coded: Tensor, pixels: Tensor) -> Tensor:
+        """Attn(q = query, k = coded, v = pixels).
 
         Args:
             query: tokens with their code, (B, N, C).
+            coded: pixels with their code, (B, HW, C).
             pixels: (B, HW, C).
-            code: position code of the pixels, (HW, C).
 
         Returns:
             What each token gathered, (B, N, C).
         """
         if not self.is_folded(query.shape[1]):
-            return self.plain(query, pixels + code, pixels)
+            return self.plain(query, coded, pixels)
         # q . (W_k p) = (W_k^T q) . p: the keys are never built.
         folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
-        attention = _scores(folded, pixels, code).softmax(dim=-1)  # (B, heads * N, HW)
+        attention = (folded @ coded.transpose(1, 2)).softmax(dim=-1)  # (B, heads * N, HW)
         # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
         gathered = (attention @ pixels).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
         projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
@@ -68,12 +68,11 @@ class TokensReadPixels(Attention):
 class PixelsReadTokens(Attention):
     """Pixels gather from the entries."""
 
-    def forward(self, pixels: Tensor, code: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attn(q = pixels + code, k = key, v = value).
+    def forward(self, coded: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attn(q = coded, k = key, v = value).
 
         Args:
-            pixels: (B, HW, C).
-            code: position code of the pixels, (HW, C).
+            coded: pixels with their code, (B, HW, C).
             key: tokens with their code, (B, N, C).
             value: tokens, (B, N, C).
 
@@ -81,12 +80,12 @@ class PixelsReadTokens(Attention):
             What each pixel gathered, (B, HW, C).
         """
         if not self.is_folded(key.shape[1]):
-            return self.plain(pixels + code, key, value)
+            return self.plain(coded, key, value)
         keys = _split(self.key(key)) * self.scale  # (B, heads, N, d)
         # (W_q p + b) . k = (W_q^T k) . p + b . k: the queries are never built.
         folded = _into_heads(keys, self.query.weight)
         constant = torch.einsum("bhnd,hd->bhn", keys, self.query.bias.unflatten(0, (HEADS, -1)))
-        scores = _scores(folded, pixels, code) + constant.flatten(1).unsqueeze(-1)
+        scores = torch.baddbmm(constant.flatten(1).unsqueeze(-1), folded, coded.transpose(1, 2))
         attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)  # over the N tokens of each head
         # W_o (sum_n a_n v_n) = sum_n a_n (W_o v_n): the values are projected while they are few.
         outgoing = torch.einsum(
@@ -105,11 +104,6 @@ def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("bhnd,hdc->bhnc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
 
 
-def _scores(folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-    """folded . (pixels + code): (B, M, C), (B, HW, C), (HW, C) -> (B, M, HW), without building the sum."""
-    return torch.baddbmm(folded @ code.T, folded, pixels.transpose(1, 2))
-
-
 class Stage(nn.Module):
     """One exchange: entries read the pixels, then pixels read the entries.
 
@@ -126,8 +120,9 @@ class Stage(nn.Module):
 
     def forward(self, tokens: Tensor, pixels: Tensor, token_code: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """One stage; shapes as in `Interaction.forward`, `token_code` (B, N, C) being the initial dictionary."""
-        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, pixels, code))
-        pixels = self.pixel_norm(pixels + self.pixels_read(pixels, code, tokens + token_code, tokens))
+        coded = pixels + code
+        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, coded, pixels))
+        pixels = self.pixel_norm(pixels + self.pixels_read(coded, tokens + token_code, tokens))
         return tokens, pixels
 
 
@@ -159,5 +154,5 @@ class Interaction(nn.Module):
         token_code = tokens
         for stage in self.stages:
             tokens, pixels = stage(tokens, pixels, token_code, code)
-        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels, code))
+        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels + code, pixels))
         return tokens, pixels

@@ -1,0 +1,35 @@
+"""Train a network as a config file says: python train.py -c config/loveda/d2ls.py [name=value ...]."""
+
+import sys
+from collections.abc import Sequence
+
+from d2ls.cli import parser, run_main
+from d2ls.config import load_config, parse_overrides
+from d2ls.training import train
+
+EXAMPLES = """examples:
+  python train.py -c config/demo/d2ls.py                     draws its own data; a few minutes on a CPU
+  python train.py -c config/loveda/d2ls.py                   the paper's setting
+  python train.py -c config/loveda/d2ls.py lr=3e-4 max_epoch=2 backbone=convnext_tiny
+  python train.py -c config/loveda/d2ls.py resume_ckpt_path=last
+
+Data sets are looked for in data/, or in the folder that the environment variable D2LS_DATA names.
+A config is Python code: run only configs that you trust."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and train."""
+    command = parser("Train a network as a config file says.", EXAMPLES)
+    command.add_argument(
+        "-c", "--config", required=True, metavar="FILE", help="config file, such as config/loveda/d2ls.py"
+    )
+    command.add_argument(
+        "settings", nargs="*", metavar="name=value", help="settings in the place of those in the config"
+    )
+    options = command.parse_intermixed_args(arguments)
+    train(load_config(options.config, parse_overrides(options.settings)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
