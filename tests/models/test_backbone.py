@@ -157,12 +157,16 @@ def rates(module):
 def test_stochastic_depth_follows_the_linear_rule(name, final, blocks):
     with torch.device("meta"):
         by_default = Backbone(name)
-        tagged = Backbone(timm.list_pretrained(name)[0])
-        chosen = Backbone(name, drop_path_rate=0.3)
-        off = Backbone(name, drop_path_rate=0)
-    for module, rate in ((by_default, final), (tagged, final), (chosen, 0.3), (off, 0.0)):
+        chosen = Backbone(timm.list_pretrained(name)[0], drop_path_rate=0.3 if final else None)
+    for module, rate in ((by_default, final), (chosen, 0.3 if final else 0.0)):
         assert len(rates(module)) == blocks
         assert rates(module) == pytest.approx(torch.linspace(0, rate, blocks).tolist(), abs=1e-6)
+
+
+def test_stochastic_depth_by_tag_and_switched_off():
+    with torch.device("meta"):
+        assert max(rates(Backbone("convnext_tiny.fb_in22k"))) == pytest.approx(0.1)
+        assert not any(rates(Backbone("convnext_tiny", drop_path_rate=0)))
 
 
 def test_stochastic_depth_acts_in_training_alone():

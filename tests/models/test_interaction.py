@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2ls.models.interaction import HEADS, Attention, Interaction, PixelsReadTokens, TokensReadPixels
+from d2ls.models.interaction import HEADS, Attention, Interaction, Stage
 
 problems = given(
     tokens=st.integers(1, 4),
@@ -16,43 +16,50 @@ problems = given(
 )
 
 
-def agree(part, call, inputs):
-    """Outputs and gradients of the folded and the plain way; returns the output."""
+def draw(tokens, pixels, batch, seed):
+    """Tokens, pixels, token codes and pixel codes in float64."""
+    torch.manual_seed(seed)
+    shapes = ((batch, tokens), (batch, pixels), (batch, tokens), (pixels,))
+    return [torch.randn(*shape, 64).double().requires_grad_() for shape in shapes]
+
+
+def agree(part, attentions, call, by_definition, inputs):
+    """Outputs and gradients: the folded way, the plain way and the definition."""
     results = []
-    for folded in (True, False):
-        part.is_folded = lambda num_tokens, folded=folded: folded
-        output = call()
-        weight = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
-        gradients = torch.autograd.grad((output * weight).sum(), [*inputs, *part.parameters()])
-        results.append([output, *gradients])
-    for folded, plain in zip(*results, strict=True):
-        torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-10)
-    return results[0][0]
+    for folded, run in ((True, call), (False, call), (None, by_definition)):
+        for attention in attentions:
+            attention.is_folded = lambda num_tokens, folded=folded: folded
+        outputs = run()
+        total = sum((x * torch.linspace(-1, 1, x.numel()).to(x).view_as(x)).sum() for x in outputs)
+        results.append([*outputs, *torch.autograd.grad(total, [*inputs, *part.parameters()])])
+    for other in results[1:]:
+        for found, expected in zip(results[0], other, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
 @settings(max_examples=20, deadline=None)
 @problems
-def test_tokens_read_pixels(tokens, pixels, batch, seed):
-    torch.manual_seed(seed)
-    part = TokensReadPixels(64).double()
-    query, p, code = (
-        torch.randn(*shape, 64).double().requires_grad_() for shape in ((batch, tokens), (batch, pixels), (pixels,))
-    )
-    output = agree(part, lambda: part(query, p, code), [query, p, code])
-    torch.testing.assert_close(output, part.plain(query, p + code, p))
+def test_folded_stage(tokens, pixels, batch, seed):
+    t, p, t0, e = inputs = draw(tokens, pixels, batch, seed)
+    part = Stage(64).double()
+
+    def by_definition():
+        new_t = part.token_norm(t + part.tokens_read.plain(t + t0, p + e, p))
+        return new_t, part.pixel_norm(p + part.pixels_read.plain(p + e, new_t + t0, new_t))
+
+    agree(part, [part.tokens_read, part.pixels_read], lambda: part(t, p, t0, e), by_definition, inputs)
 
 
 @settings(max_examples=20, deadline=None)
 @problems
-def test_pixels_read_tokens(tokens, pixels, batch, seed):
-    torch.manual_seed(seed)
-    part = PixelsReadTokens(64).double()
-    p, code, key, value = (
-        torch.randn(*shape, 64).double().requires_grad_()
-        for shape in ((batch, pixels), (pixels,), (batch, tokens), (batch, tokens))
-    )
-    output = agree(part, lambda: part(p, code, key, value), [p, code, key, value])
-    torch.testing.assert_close(output, part.plain(p + code, key, value))
+def test_folded_last_reading(tokens, pixels, batch, seed):
+    t, p, _, e = draw(tokens, pixels, batch, seed)
+    part = Interaction(64, 0).double()
+
+    def by_definition():
+        return (part.last_norm(t + part.last_read.plain(t + t, p + e, p)),)
+
+    agree(part, [part.last_read], lambda: part(t, p, e)[:1], by_definition, [t, p, e])
 
 
 @pytest.mark.parametrize(
