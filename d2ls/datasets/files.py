@@ -20,7 +20,7 @@ from d2ls.errors import DataError
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 1 << 29  # 23 170 pixels square; more is taken for a decompression bomb
 _MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
-_BAND = 1 << 24  # pixels of a compressed TIFF decoded at a time
+_BAND = 1 << 20  # pixels of a compressed TIFF decoded at a time
 _STRIP = 1 << 16  # bytes of a strip that we write
 
 
@@ -141,7 +141,8 @@ def write_tiff(path: Path, rgb: Pixels) -> None:
     height, width = rgb.shape[:2]
     rows = max(1, min(height, _STRIP // (3 * width)))
     blocks = [rgb[top : top + rows].tobytes() for top in range(0, height, rows)]
-    write_bytes(path, tiff.build("<", tiff.rgb_entries(), (height, width), blocks, rows))
+    counts = [len(block) for block in blocks]
+    write_bytes(path, tiff.build("<", tiff.rgb_entries(), (height, width), counts, blocks, rows))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -5,9 +5,13 @@ TIFF in memory for the decoder (TIFF 6.0, sections 2 and 15), so that nothing el
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 _TYPES = {1: "B", 2: "B", 3: "H", 4: "I", 5: "II", 6: "b", 7: "B", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
 _TYPES |= {13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -101,13 +105,13 @@ class Page:
             return self.get(_TILE_HEIGHT, 0), self.get(_TILE_WIDTH, 0)
         return min(self.get(_ROWS, self.height), self.height), self.width
 
-    def locations(self) -> list[tuple[int, int]]:
-        """Offset and length of every strip or tile, in bytes."""
+    def locations(self) -> NDArray[np.int64]:
+        """Offset and length of every strip or tile, in bytes, (n, 2)."""
         tags = (_TILE_OFFSETS, _TILE_COUNTS) if self.tiled else (_OFFSETS, _COUNTS)
         if tags[1] not in self.entries and len(self.entries[tags[0]].values) == 1 and self.raw:
-            return [(self.get(tags[0], 0), self.height * self.width * self.samples)]  # old writers leave the count out
-        offsets, counts = (self.entries[tag].values for tag in tags)
-        return [(int(offset), int(count)) for offset, count in zip(offsets, counts, strict=True)]
+            count = self.height * self.width * self.samples  # old writers leave it out
+            return np.array([(self.get(tags[0], 0), count)], np.int64)
+        return np.array([self.entries[tag].values for tag in tags], np.int64).T
 
 
 def read_page(file: BinaryIO) -> Page:
@@ -149,15 +153,14 @@ def read_rows(file: BinaryIO, page: Page, top: int, height: int) -> bytes:
         TiffError: the file breaks off, or a strip is shorter than its rows.
     """
     part_height, length = page.part[0], page.width * page.samples
-    wanted = []
-    for number, (offset, count) in enumerate(page.locations()):
-        first = number * part_height
-        begin, end = max(top, first) - first, min(top + height, first + part_height) - first
-        if begin < end:
-            if end * length > count:
-                raise TiffError(f"a strip of the TIFF has {count} bytes, expected {end * length} or more")
-            wanted.append((offset + begin * length, (end - begin) * length))
-    return b"".join(data for data, _ in _read(file, wanted))
+    parts = page.locations()[top // part_height : -(-(top + height) // part_height)]
+    first = (top // part_height + np.arange(len(parts))) * part_height
+    begin = np.maximum(top - first, 0) * length
+    end = np.minimum(top + height - first, part_height) * length
+    if (short := end > parts[:, 1]).any():
+        worst = int(short.argmax())
+        raise TiffError(f"a strip of the TIFF has {parts[worst, 1]} bytes, expected {end[worst]} or more")
+    return b"".join(_read(file, np.stack([parts[:, 0] + begin, end - begin], 1)))
 
 
 def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]:
@@ -173,37 +176,39 @@ def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, widt
     rows = range(top // part_height, -(-(top + height) // part_height))
     columns = range(left // part_width, -(-(left + width) // part_width))
     across = -(-page.width // part_width)
-    locations = page.locations()
-    wanted = [locations[row * across + column] for row in rows for column in columns]
+    wanted = page.locations()[np.add.outer(np.array(rows) * across, np.array(columns)).ravel()]
     begin, start = rows[0] * part_height, columns[0] * part_width
-    blocks = [data[place : place + count] for data, run in _read(file, wanted) for place, count in run]
     shape = (min(page.height, rows.stop * part_height) - begin, min(page.width, columns.stop * part_width) - start)
     kept = {tag: page.entries[tag] for tag in _KEPT if tag in page.entries}
-    return build(page.order, kept, shape, blocks, None if page.tiled else part_height), begin, start
+    rows_of_a_strip = None if page.tiled else part_height
+    return build(page.order, kept, shape, wanted[:, 1].tolist(), _read(file, wanted), rows_of_a_strip), begin, start
 
 
 def build(
-    order: str, entries: dict[int, Entry], shape: tuple[int, int], blocks: list[bytes], rows: int | None
+    order: str,
+    entries: dict[int, Entry],
+    shape: tuple[int, int],
+    counts: Sequence[int],
+    data: Iterable[bytes],
+    rows: int | None,
 ) -> bytes:
-    """A TIFF of one page, its strips (`rows` rows each) or tiles (`rows` None) written one after the other.
+    """A TIFF of one page, its strips (`rows` rows each) or tiles (`rows` None) one behind the other.
 
     Args:
         order: byte order, "<" or ">".
         entries: what to say of the pixels besides their place and size.
         shape: height and width.
-        blocks: the encoded strips or tiles.
+        counts: bytes of each encoded strip or tile.
+        data: these bytes, in pieces of any length.
         rows: rows of a strip.
     """
-    offsets, position = [], 8
-    for block in blocks:
-        offsets.append(position)
-        position += len(block)
+    *offsets, position = accumulate(counts, initial=8)
     places = (_OFFSETS, _COUNTS) if rows else (_TILE_OFFSETS, _TILE_COUNTS)
     directory = dict(entries) | {
         _HEIGHT: Entry(4, (shape[0],)),
         _WIDTH: Entry(4, (shape[1],)),
         places[0]: Entry(4, tuple(offsets)),
-        places[1]: Entry(4, tuple(map(len, blocks))),
+        places[1]: Entry(4, tuple(counts)),
     }
     if rows:
         directory[_ROWS] = Entry(4, (rows,))
@@ -219,7 +224,7 @@ def build(
             value, overflow = place, overflow + value + b"\0" * (len(value) % 2)
         head.append(struct.pack(order + "HHI", tag, entry.type, count) + value.ljust(4, b"\0"))
     magic = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start)
-    return b"".join((magic, *blocks, b"\0" * padding, *head, b"\0" * 4, overflow))
+    return b"".join((magic, *data, b"\0" * padding, *head, b"\0" * 4, overflow))
 
 
 def rgb_entries() -> dict[int, Entry]:
@@ -254,27 +259,24 @@ def _check(page: Page, size: int) -> None:
         )
     try:
         locations = page.locations()
-    except (KeyError, ValueError) as problem:
+    except (KeyError, ValueError, OverflowError) as problem:
         raise TiffError("the TIFF does not say where its pixels are") from problem
     planes = 1 if page.separable else page.samples
     expected = -(-page.height // part_height) * -(-page.width // part_width) * planes
     if len(locations) < expected:
         raise TiffError(f"the TIFF has {len(locations)} strips or tiles, expected {expected}")
-    if any(offset + count > size or count < 1 for offset, count in locations[:expected]):
+    used = locations[:expected]
+    if used.min() < 1 or used.max() > size or used.sum(1).max() > size:
         raise TiffError("the file breaks off before its end")
 
 
-def _read(file: BinaryIO, locations: list[tuple[int, int]]) -> Iterator[tuple[bytes, list[tuple[int, int]]]]:
-    """Blocks of a file, those that lie one behind the other read at once: bytes, and each block's place and length."""
-    first = 0
-    while first < len(locations):
-        last = first + 1
-        while last < len(locations) and locations[last][0] == sum(locations[last - 1]):
-            last += 1
-        start, end = locations[first][0], sum(locations[last - 1])
+def _read(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
+    """The bytes at these places (offset and length each), those that lie one behind the other at once."""
+    starts, ends = locations[:, 0], locations.sum(1)
+    breaks = np.flatnonzero(starts[1:] != ends[:-1])
+    for start, end in zip(starts[[0, *(breaks + 1)]].tolist(), ends[[*breaks, -1]].tolist(), strict=True):
         file.seek(start)
         data = file.read(end - start)
         if len(data) < end - start:
             raise TiffError("the file breaks off before its end")
-        yield data, [(offset - start, count) for offset, count in locations[first:last]]
-        first = last
+        yield data
