@@ -14,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the check; exit code 0 where nothing is wrong, 1 with a line for each problem."""
     parser = cli.parser(
         "Check a submission: number, names, sizes and values of the masks.",
-        "Names and sizes are those of the test images in data/ (or in the folder that the environment variable D2LS_DATA "
-        "names);\nwhere there are none, those of the official test set.",
+        "Names and sizes are those of the test images in data/ (or in the folder that the environment variable\n"
+        "D2LS_DATA names); where there are none, those of the official test set.",
     )
     parser.add_argument("server", choices=submission.SERVERS, help="whose server")
     parser.add_argument("place", type=Path, metavar="ZIP_OR_FOLDER", help="the masks")

@@ -41,7 +41,8 @@ def predict(
 ) -> Scores:
     """Segment every image of a data set, write its mask, and score it where it has labels.
 
-    Masks of the same names are removed first, unless the run resumes: an interrupted run leaves none but its own. Memory does not grow with the number of images: a few are read ahead, a few wait to be written.
+    Masks of the same names are removed first, unless the run resumes: an interrupted run leaves none but its own.
+    Memory does not grow with the number of images: a few are read ahead, a few wait to be written.
 
     Args:
         dataset: read for evaluation.

@@ -113,10 +113,10 @@ class Scores:
             mark = "" if row["scored"] else " (not in the means)"
             table.add_row(name + mark, *(_percent(row[name]) for name in PER_CLASS), f"{row['pixels']:,}")
         console.print(table)
-        for name in MEANS:
+        for name, mean in MEANS.items():
             interval = found["intervals"][name]
             spread = f"   95 % interval {_percent(interval[0])} to {_percent(interval[1])}" if interval else ""
-            console.print(f"{MEANS[name]:8} {_percent(found[name]):>6}{spread}", highlight=False)
+            console.print(f"{mean:8} {_percent(found[name]):>6}{spread}", highlight=False)
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Write `metrics.json` and `metrics.csv`.
