@@ -15,8 +15,7 @@ from d2ls.preparation.originals import Naming, Original, pair_tiles
 from d2ls.preparation.patches import Cutting
 from d2ls.preparation.pool import default_workers
 from d2ls.preparation.splitting import split_all, summarise
-
-UAVID_CANVAS = (2048, 4096)  # frames are 3840 or 4096 x 2160
+from d2ls.preparation.steps import UAVID_CANVAS
 
 
 def add_common(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:

@@ -166,7 +166,7 @@ def test_errors_are_one_message_and_code_2(call_tool, tmp_path):
     write_tiles(tmp_path, ["top_mosaic_09cm_area1"])
     good = isprs(tmp_path / "images", tmp_path / "masks", tmp_path / "out", "val")
     (tmp_path / "masks/top_mosaic_09cm_area1.tif").write_bytes(b"II*\0 broken")
-    code, out, error = call_tool("vaihingen_patch_split.py", *good)
+    code, _, error = call_tool("vaihingen_patch_split.py", *good)
     assert code == 2
     assert error.startswith("error: ")
     assert error.count("\n") == 1
