@@ -1,0 +1,164 @@
+"""How long a whole test run takes against its network alone, and whether its memory stays flat.
+
+    python benchmarks/predict.py                          40 tiles without views, 4 with d4: seconds and ratios
+    python benchmarks/predict.py --memory 200 800         peak memory of runs over so many tiles, a fresh process each
+
+Tiles are drawn (Vaihingen's classes, TIFFs as the split tools write them); the network is untrained.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from d2ls.checkpoint import KEY, describe, read_checkpoint
+from d2ls.cli import run_main
+from d2ls.datasets import vaihingen
+from d2ls.datasets.synthetic import folders
+from d2ls.models import DynamicDictionaryLearning
+from d2ls.prediction import tta
+from d2ls.prediction.command import script
+from d2ls.prediction.network import Network, choose_device
+
+VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4["vaihingen"]}
+
+
+def draw(root: Path, number: int, size: int, drawn: int = 8) -> None:
+    """Test tiles: `drawn` different ones, and links to them."""
+    folders.write_vaihingen(root, train=0, validation=0, test=min(number, drawn), size=size)
+    for part in ("images_1024", "masks_1024"):
+        folder = root / "vaihingen" / "test" / part
+        tiles = sorted(folder.iterdir())
+        for at in range(len(tiles), number):
+            tile = tiles[at % len(tiles)]
+            (folder / f"top_mosaic_09cm_area2_0_{at + 1000}{tile.suffix}").symlink_to(tile)
+
+
+def write_checkpoint(path: Path, options: argparse.Namespace) -> None:
+    """An untrained network that says how it was built."""
+    net = DynamicDictionaryLearning(
+        options.backbone, vaihingen.SPEC.num_classes, stages=options.stages, width=options.width
+    )
+    weights = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    torch.save({"state_dict": weights, KEY: describe(net, vaihingen.SPEC)}, path)
+
+
+def run_seconds(root: Path, views: str, options: argparse.Namespace) -> float:
+    """Seconds of a whole run, from the command line to the written scores; importing the libraries is not in it."""
+    words = ["-w", str(root / "net.ckpt"), "-o", str(root / "out"), "-t", views, "--device", options.device]
+    words += ["--tta-batch", str(options.tta_batch), "-b", str(options.batch)]
+    os.environ["D2LS_DATA"] = str(root)
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run_main(script("vaihingen"), words)
+    seconds = time.perf_counter() - started
+    if code:
+        raise SystemExit(code)
+    return seconds
+
+
+def model_seconds(root: Path, views: str, number: int, options: argparse.Namespace) -> float:
+    """Seconds of the network and its views alone, on one tile that is in memory, as often as the run has tiles."""
+    net = read_checkpoint(root / "net.ckpt").build()
+    network = Network(net, choose_device(options.device), "32-true")
+    image = vaihingen.test()[0]["image"]
+    images = torch.stack([image] * options.batch).to(network.device)
+    with torch.inference_mode():
+        tta.mean_logits(network, images[:1], VIEWS[views], options.tta_batch)
+        started = time.perf_counter()
+        for _ in range(number // options.batch):
+            logits = tta.mean_logits(network, images, VIEWS[views], options.tta_batch)
+        logits.sum().item()  # waits for a GPU
+    return time.perf_counter() - started
+
+
+def measure_time(options: argparse.Namespace) -> dict[str, object]:
+    """Runs and the network alone in turn, median of each."""
+    found: dict[str, object] = {}
+    for views, number in zip(options.views, options.images, strict=True):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            draw(root, number, options.size)
+            write_checkpoint(root / "net.ckpt", options)
+            pairs = [
+                (run_seconds(root, views, options), model_seconds(root, views, number, options))
+                for _ in range(options.repeats)
+            ]
+        run, model = (statistics.median(times) for times in zip(*pairs, strict=True))
+        ratio = statistics.median(whole / alone for whole, alone in pairs)
+        found[views] = {
+            "tiles": number,
+            "run seconds": run,
+            "network seconds": model,
+            "tiles per second": number / run,
+            "run / network": ratio,
+        }
+        print(f"{views:5} {number} tiles of {options.size} px: run {run:.1f} s ({number / run:.2f} tiles/s), "
+              f"network alone {model:.1f} s, ratio {ratio:.3f}")  # fmt: skip
+    return found
+
+
+def measure_memory(options: argparse.Namespace) -> dict[str, object]:
+    """Peak memory of runs of different lengths, in processes of their own."""
+    found: dict[str, object] = {}
+    for number in options.memory:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            draw(root, number, options.size)
+            write_checkpoint(root / "net.ckpt", options)
+            words = [sys.executable, __file__, "--peak", str(root), "--device", options.device]
+            words += ["--batch", str(options.batch), "--tta-batch", str(options.tta_batch)]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+        found[str(number)] = float(done.stdout)
+        print(f"{number} tiles of {options.size} px: peak {found[str(number)]:.0f} MB")
+    peaks = [float(str(peak)) for peak in found.values()]
+    print(f"largest / smallest: {max(peaks) / min(peaks):.3f}")
+    return found
+
+
+def peak(options: argparse.Namespace) -> float:
+    """Megabytes that this process needed at most, one run included."""
+    run_seconds(options.peak, "none", options)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--backbone", default="tf_efficientnet_lite0", help="default: that of the demo")
+    add("--stages", type=int, default=3)
+    add("--width", type=int, default=128)
+    add("--size", type=int, default=1024)
+    add("--views", nargs="+", choices=tuple(VIEWS), default=["none", "d4"])
+    add("--images", nargs="+", type=int, default=[40, 4], help="tiles for each of --views")
+    add("--batch", type=int, default=1)
+    add("--tta-batch", type=int, default=1)
+    add("--device", default="auto")
+    add("--repeats", type=int, default=1, help="runs and times of the network, in turn; medians are told")
+    add("--memory", nargs="+", type=int, metavar="TILES", help="measure peak memory of runs of these lengths")
+    add("--peak", type=Path, help=argparse.SUPPRESS)
+    add("--json", type=Path, help="write the figures to this file too")
+    options = parser.parse_args()
+    if options.peak:
+        print(peak(options))
+        return
+    found = measure_memory(options) if options.memory else measure_time(options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
