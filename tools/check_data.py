@@ -19,6 +19,7 @@ from d2ls.preparation.commands import add_common
 from d2ls.preparation.findings import tell
 from d2ls.preparation.folders import SPECS, places
 from d2ls.preparation.sheet import contact_sheet
+from d2ls.preparation.splitting import make_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(
             f"{root}: no folders of {options.dataset} in it. Expected a data root, such as tools/prepare_data.py fills."
         )
+    if options.picture:
+        make_folder(options.picture.parent)
     report = check(found, spec, options.workers)
     seconds = time.perf_counter() - begin
     if options.json:

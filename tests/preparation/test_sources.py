@@ -1,0 +1,109 @@
+import stat
+import zipfile
+
+import numpy as np
+import pytest
+
+from d2ls.errors import DataError
+from d2ls.preparation.sources import Sources
+from tests.preparation.archives import write_zip, zipped
+
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
+
+
+def contents(folder):
+    with Sources(folder, folder) as sources:
+        found = {}
+        for entry in sources.entries():
+            with entry.open() as file:
+                found[entry.path.as_posix()] = file.read()
+            assert entry.size == len(found[entry.path.as_posix()])
+        return found
+
+
+@pytest.mark.parametrize("outer", METHODS)
+@pytest.mark.parametrize("inner", METHODS)
+def test_folders_and_zips_in_zips_are_one_list(tmp_path, outer, inner):
+    data = np.random.default_rng(0).bytes(3_000_000)
+    deepest = zipped({"x.bin": data, "y.bin": b"y" * 5000}, inner)
+    middle = zipped({"folder/deep.ZIP": deepest, "z.bin": b"z"}, inner)
+    write_zip(tmp_path / "sub" / "a.zip", {"first.bin": b"1", "in/middle.zip": middle}, outer)
+    (tmp_path / "plain.bin").write_bytes(b"plain")
+    (tmp_path / ".hidden").write_bytes(b"")
+    assert contents(tmp_path) == {
+        "plain.bin": b"plain",
+        "sub/a.zip/first.bin": b"1",
+        "sub/a.zip/in/middle.zip/z.bin": b"z",
+        "sub/a.zip/in/middle.zip/folder/deep.ZIP/x.bin": data,
+        "sub/a.zip/in/middle.zip/folder/deep.ZIP/y.bin": b"y" * 5000,
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", "plain.bin", "sub"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.tif", "a/../../evil.tif", "/etc/evil.tif", "C:/evil.tif", "..\\evil.tif", "a\\..\\..\\evil"]
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_paths_that_lead_out_are_refused(tmp_path, name, nested):
+    data = zipped({"good.tif": b"", name: b"evil"})
+    (tmp_path / "a.zip").write_bytes(zipped({"inner.zip": data}) if nested else data)
+    with pytest.raises(DataError, match=r"a\.zip.*member .*evil.* would leave the target folder"):
+        contents(tmp_path)
+
+
+def test_links_in_an_archive_are_refused(tmp_path):
+    link = zipfile.ZipInfo("link.tif")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(DataError, match=r"'link\.tif' is a symbolic link"):
+        contents(tmp_path)
+
+
+def test_an_archive_that_breaks_off(tmp_path):
+    data = zipped({"x.bin": b"x" * 1000})
+    (tmp_path / "a.zip").write_bytes(data[:-30])
+    with pytest.raises(DataError, match=r"a\.zip: no readable zip archive"):
+        contents(tmp_path)
+
+
+def test_a_damaged_member(tmp_path):
+    data = bytearray(zipped({"x.bin": b"x" * 1000}, zipfile.ZIP_STORED))
+    data[200] ^= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.zip/x.bin: cannot be unpacked: Bad CRC-32.*download it again"):
+        contents(tmp_path)
+
+
+def test_an_encrypted_member(tmp_path):
+    data = bytearray(zipped({"x.bin": b"x" * 1000}, zipfile.ZIP_STORED))
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=r"a.zip/x.bin: encrypted. Unpack the archive with its password"):
+        contents(tmp_path)
+
+
+def test_loops_of_links_end(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.bin").write_bytes(b"x")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    assert list(contents(tmp_path).values()) == [b"x"]
+
+
+def test_other_archives_are_noted(tmp_path):
+    (tmp_path / "Train.7z").write_bytes(b"7z")
+    with Sources(tmp_path, tmp_path) as sources:
+        sources.entries()
+        assert sources.not_opened == ["Train.7z"]
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        contents(tmp_path / "nowhere")
+
+
+def test_checksums_agree(tmp_path):
+    (tmp_path / "x.bin").write_bytes(b"some content")
+    write_zip(tmp_path / "a.zip", {"x.bin": b"some content"})
+    with Sources(tmp_path, tmp_path) as sources:
+        one, other = sources.entries()
+        assert one.checksum() == other.checksum()
