@@ -74,6 +74,7 @@ SETTINGS: dict[str, Setting] = {
     "stages": Setting((int,), 3, "interaction stages"),
     "protocol": Setting((str,), "strict", "strict (never select on test or training data) or published"),
     "num_workers": Setting((int,), 2, "processes that read training samples"),
+    "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
     "net": Setting((), None, "the network", required=True),
     "loss": Setting((), None, "the loss", required=True),

@@ -29,7 +29,8 @@ class SegmentationModule(pl.LightningModule):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
-        self.net: torch.nn.Module = settings.net
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.net: torch.nn.Module = settings.net.to(memory_format=self.memory_format)
         self.loss: torch.nn.Module = settings.loss
         self.spec = getattr(settings.val_dataset, "spec", None)
         scored = None if self.spec is None else self.spec.scored
@@ -38,11 +39,11 @@ class SegmentationModule(pl.LightningModule):
 
     def forward(self, image: Tensor) -> Any:
         """What the network makes of an image batch (B, 3, H, W)."""
-        return self.net(image)
+        return self.net(image.contiguous(memory_format=self.memory_format))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The total loss of a batch; each term is logged as `train_<term>`."""
-        terms = self.loss(self.net(batch["image"]), batch["mask"])
+        terms = self.loss(self(batch["image"]), batch["mask"])
         if not torch.isfinite(terms["loss"]):
             found = ", ".join(f"{name}={term.item():.4g}" for name, term in terms.items())
             raise DataError(
@@ -57,7 +58,7 @@ class SegmentationModule(pl.LightningModule):
         """Count the pixels of a batch by true and predicted class."""
         if "mask" not in batch:
             raise DataError(f"{batch['path'][0]}: a validation image without a mask cannot be scored.")
-        logits = self.net(batch["image"])
+        logits = self(batch["image"])
         loss = self.loss(logits, batch["mask"])["loss"]
         self.log("val_loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
         self.metrics.update(logits, batch["mask"])

@@ -5,19 +5,27 @@ Needs segmentation-models-pytorch (requirements-dev.txt).
 # ruff: noqa: F821  (names of the base config)
 
 import segmentation_models_pytorch as smp
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from d2ls.models.pretrained import load_into
 
 
-def unet(backbone: str, num_classes: int, weights: str) -> nn.Module:
-    """A U-Net whose encoder starts from the same ImageNet weights."""
-    net = smp.Unet(f"tu-{backbone}", encoder_weights=None, classes=num_classes)
-    load_into(net.encoder.model, backbone, weights)
-    return net
+class UNet(smp.Unet):
+    """A U-Net for images of any size, whose encoder starts from the same ImageNet weights."""
+
+    def __init__(self, backbone: str, num_classes: int, weights: str) -> None:
+        super().__init__(f"tu-{backbone}", encoder_weights=None, classes=num_classes)
+        load_into(self.encoder.model, backbone, weights)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of images (B, 3, H, W), padded to multiples of 32 and cropped again."""
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+        return super().forward(padded)[..., :height, :width]
 
 
 base = "d2ls.py"
 
 weights_name = "unet"
-net = unet(backbone, num_classes, pretrained)
+net = UNet(backbone, num_classes, pretrained)
