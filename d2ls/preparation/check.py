@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from d2ls.datasets.pairs import SUFFIXES
 from d2ls.datasets.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation import pool
-from d2ls.preparation.folders import Kind, Masks, Place
+from d2ls.preparation.folders import Kind, Place
 from d2ls.preparation.originals import Original
 from d2ls.preparation.palette import flat_colours
 
@@ -158,8 +158,8 @@ def read(job: Job, spec: DatasetSpec) -> Found:
     image = _read_image(job.image, found)
     if image is not None and image.min() < image.max():  # pictures of one colour may well be alike
         found.digest = hashlib.blake2b(f"{image.shape}".encode() + image.tobytes(), digest_size=16).digest()
-    for number, (path, kind) in enumerate(job.masks):
-        index = _read_mask(Original(job.stem, job.image, path), kind, spec, found)
+    for number, (path, _) in enumerate(job.masks):
+        index = _read_mask(job, number, spec, found)
         if index is None:
             continue
         if image is not None and index.shape != image.shape[:2]:
@@ -183,20 +183,20 @@ def shares(split: Split, spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-def read_mask(path: Path, kind: Kind, spec: DatasetSpec) -> NDArray[np.uint8]:
-    """Class indices and the ignore index of a mask, (H, W).
+def read_mask(job: Job, number: int, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """Class indices and the ignore index of one of a job's masks, (H, W).
 
     Raises:
         DataError: unreadable, or labels outside the classes.
     """
-    found = Found(Job(Place("", path.parent), path.stem, path, ()))
-    index = _read_mask(Original(path.stem, path, path), kind, spec, found)
+    found = Found(job)
+    index = _read_mask(job, number, spec, found)
     if index is None:
-        raise DataError(f"{path}: {found.problems[0].detail}")
+        raise DataError(f"{job.masks[number][0]}: {found.problems[0].detail}")
     return index
 
 
-def _stems(folder: Path, ending: str, problems: list[Problem], fits: Any) -> dict[str, Path]:
+def _stems(folder: Path, ending: str, problems: list[Problem], fits: Callable[[str], bool]) -> dict[str, Path]:
     """Image files of a folder by what comes before the ending."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
@@ -221,16 +221,16 @@ def _read_image(path: Path, found: Found) -> NDArray[np.uint8] | None:
     return image
 
 
-def _read_mask(original: Original, kind: Kind, spec: DatasetSpec, found: Found) -> NDArray[np.uint8] | None:
+def _read_mask(job: Job, number: int, spec: DatasetSpec, found: Found) -> NDArray[np.uint8] | None:
     """Class indices (H, W), or None with a problem noted."""
-    path = original.mask
+    path, kind = job.masks[number]
     stage = "unreadable"
     try:
         if kind == "colours":
             rgb = files.read_colours(path)
             stage = "colours"
-            unknown = "ignore" if flat_colours(original, rgb, spec) else "error"
-            return colours_to_index(rgb, spec, path=path, unknown=unknown)  # type: ignore[arg-type]
+            known = flat_colours(Original(job.stem, job.image, path), rgb, spec)
+            return colours_to_index(rgb, spec, path=path, unknown="ignore" if known else "error")
         index = files.read_index(path)
         stage = "labels"
         if kind == "loveda":
@@ -259,14 +259,11 @@ def _rest(problem: DataError, path: Path) -> str:
     return str(problem).removeprefix(f"{path}: ")
 
 
-def _duplicates(groups: Any) -> Iterator[Problem]:
+def _duplicates(groups: Iterable[list[Job]]) -> Iterator[Problem]:
     """Images whose pixels are those of an image in another split."""
     for group in groups:
-        jobs: list[Job] = sorted(group, key=lambda job: str(job.image))
+        jobs = sorted(group, key=lambda job: str(job.image))
         for job in jobs[1:]:
             if job.place.split != jobs[0].place.split:
                 detail = f"the same pixels as {jobs[0].image} ({job.place.split} and {jobs[0].place.split})"
                 yield Problem("duplicate", str(job.image), detail)
-
-
-__all__ = ["KINDS", "Check", "Job", "Masks", "Problem", "Split", "check", "read", "read_mask", "shares"]

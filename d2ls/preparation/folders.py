@@ -1,7 +1,7 @@
 """Which folders of a prepared data set hold which images and which of their masks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -42,16 +42,14 @@ class Place:
     images: Path
     masks: tuple[Masks, ...] = ()
     family: str | None = "images"
-    ending: str = field(default="")
+    ending: str = ""
 
 
 def places(name: str, root: Path) -> list[Place]:
     """The folders of a data set that are there; masks whose folder is missing altogether are left out."""
     makers: dict[str, Callable[[Path], list[Place]]] = {
         "vaihingen": lambda home: _isprs(home, Naming.vaihingen(eroded=False), Naming.vaihingen(eroded=True)),
-        "potsdam": lambda home: _isprs(
-            home, Naming.potsdam(rgb=True, eroded=False), Naming.potsdam(rgb=True, eroded=True)
-        ),
+        "potsdam": _potsdam,
         "loveda": _loveda,
         "uavid": _uavid,
     }
@@ -70,6 +68,12 @@ def places(name: str, root: Path) -> list[Place]:
             for split in ("train", "val", "test")
         ]
     return [place for place in found if place.images.is_dir()]
+
+
+def _potsdam(home: Path) -> list[Place]:
+    """With RGB images, or with infrared ones where there are no others."""
+    rgb = any(home.glob("*_images/*_RGB.*")) or not any(home.glob("*_images/*_IRRG.*"))
+    return _isprs(home, Naming.potsdam(rgb=rgb, eroded=False), Naming.potsdam(rgb=rgb, eroded=True))
 
 
 def _isprs(home: Path, full: Naming, eroded: Naming) -> list[Place]:

@@ -42,7 +42,7 @@ def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, se
         if len(cells) == pairs:
             break
         try:
-            image, mask = files.read_image(job.image), read_mask(*job.masks[0], spec)
+            image, mask = files.read_image(job.image), read_mask(job, 0, spec)
         except DataError:
             continue
         if image.shape[:2] == mask.shape:

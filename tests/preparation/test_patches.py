@@ -239,3 +239,35 @@ def test_sizes_that_differ_are_refused(tmp_path):
 def test_settings_that_cannot_be_meant(tmp_path, options):
     with pytest.raises(ConfigError, match="expected"):
         cutting(tmp_path, **options)
+
+
+def as_palette(pixels):
+    return Image.fromarray(pixels).quantize(256, dither=Image.Dither.NONE)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("form", ["palette", "opaque alpha"])
+def test_originals_of_other_forms_mean_their_colours(tmp_path, suffix, form):
+    original, _, mask = write_tile(tmp_path)
+    image = (mask // 2).astype(np.uint8)
+    paths = [tmp_path / f"{name}_other{suffix}" for name in ("image", "mask")]
+    for path, pixels in zip(paths, (image, mask), strict=True):
+        other = as_palette(pixels) if form == "palette" else Image.fromarray(pixels).convert("RGBA")
+        other.save(path)
+    split(Original(original.stem, *paths), cutting(tmp_path, size=(96, 96), stride=(96, 96)))
+    np.testing.assert_array_equal(oracle.read(tmp_path / "images/tile_0_0.tif")[-70:, -90:], image)
+    np.testing.assert_array_equal(oracle.read(tmp_path / "masks/tile_0_0.png")[-70:, -90:], oracle.to_index(mask))
+
+
+def test_originals_that_cannot_be_meant_are_refused_with_the_reason(tmp_path):
+    original, image, _ = write_tile(tmp_path)
+    clear = np.dstack([image, np.full(image.shape[:2], 100, np.uint8)])
+    for pixels, reason in (
+        (clear, "not opaque"),
+        (image[..., 0].astype(np.uint16), "16 bits"),
+        (image[..., 0], "grey"),
+    ):
+        oracle.save(original.image, pixels)
+        with pytest.raises(DataError, match=rf"image.png: .*{reason}"):
+            split(original, cutting(tmp_path))
+    assert not list((tmp_path / "images").iterdir())

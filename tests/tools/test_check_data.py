@@ -204,3 +204,45 @@ def test_the_picture_shows_labels_in_their_colours(call_tool, tmp_path):
         assert (np.abs(sheet - blend).max(axis=1) <= 1).sum() == pytest.approx(300 * 150, rel=0.05)
         assert (sheet == cloud.SPEC.colours[label]).all(axis=1).sum() > 100, "the legend"
     assert (sheet == 0).all(axis=1).sum() >= 300 * 300, "the image itself"
+
+
+@pytest.mark.parametrize("kind", ["RGB", "IRRG"])
+def test_originals_of_potsdam(report, tmp_path, kind):
+    home = tmp_path / "potsdam"
+    for split, tile in (("train", "6_7"), ("train", "4_12"), ("test", "2_13")):
+        image, mask = oracle.draw(np.random.default_rng(len(tile)), (40, 40), cars=0.2)
+        image[0, 0] = len(tile), ord(split[1]), 0
+        cars = (mask == (255, 255, 0)).all(axis=2)
+        eroded = np.where(np.arange(40)[:, None] % 16 == 0, 0, mask).astype(np.uint8)
+        if split == "train":
+            mask[cars] = (252, 255, 0)
+        oracle.save(home / f"{split}_images/top_potsdam_{tile}_{kind}.tif", image)
+        oracle.save(home / f"{split}_masks/top_potsdam_{tile}_label.tif", mask)
+        if split == "test":
+            oracle.save(home / f"test_masks_eroded/top_potsdam_{tile}_label_noBoundary.tif", eroded)
+    assert report("potsdam")[1] == {}
+    oracle.save(home / "test_masks/top_potsdam_2_13_label.tif", np.full((40, 40, 3), (252, 255, 0), np.uint8))
+    assert "(252, 255, 0) (1600 pixels)" in report("potsdam")[1]["colours"]["test_masks/top_potsdam_2_13_label.tif"]
+
+
+def test_unions_of_train_and_val_are_no_leak(call_tool, report, tmp_path):
+    rng = np.random.default_rng(0)
+    for number, split in enumerate(("Train", "Val")):
+        raw, image = rng.integers(8, size=(20, 20), dtype=np.uint8), rng.integers(256, size=(20, 20, 3), dtype=np.uint8)
+        for folder in (split, "train_val"):
+            oracle.save(tmp_path / f"LoveDA/{folder}/Urban/images_png/{number}.png", image)
+            oracle.save(tmp_path / f"LoveDA/{folder}/Urban/masks_png/{number}.png", raw)
+    code, kinds, found = report("loveda")
+    assert (code, kinds) == (0, {})
+    assert [split["images"] for split in found["splits"]] == [1, 1, 2]
+
+
+def test_frames_of_uavid(report, tmp_path):
+    for split, sequence in (("uavid_train", "seq1"), ("uavid_val", "seq16"), ("uavid_test", "seq21")):
+        image, mask = oracle.draw(np.random.default_rng(int(sequence[3:])), (40, 50), oracle.UAVID)
+        oracle.save(tmp_path / f"uavid/{split}/{sequence}/Images/000000.png", image)
+        if split != "uavid_test":
+            oracle.save(tmp_path / f"uavid/{split}/{sequence}/Labels/000000.png", mask)
+    code, kinds, found = report("uavid")
+    assert (code, kinds) == (0, {})
+    assert len(found["splits"]) == 3

@@ -1,8 +1,10 @@
 import os
+import resource
 import shutil
 import signal
 import time
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from d2ls.datasets import loveda, potsdam, uavid, vaihingen
 from d2ls.preparation import steps
 from tests.preparation import archives, oracle
 from tests.preparation.archives import encode, write_zip
-from tests.tools.conftest import start_tool
+from tests.tools.conftest import run_tool, start_tool
 
 JOURNAL = "vaihingen/.d2ls_prepared.json"
 
@@ -295,3 +297,18 @@ def test_killed_half_way_and_run_again(call_tool, tmp_path, monkeypatch, at):
     assert call_tool(*command, tmp_path / "out")[0] == 0
     again = oracle.hashes(tmp_path / "out")
     assert {**clean, JOURNAL: ""} == {**again, JOURNAL: ""}
+
+
+def test_a_disk_that_fills_up_leaves_whole_files(call_tool, tmp_path):
+    archives.write_vaihingen(tmp_path / "downloads")
+    command = ("prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "out")
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (19_300, 19_300))
+    code, _, error = run_tool(*command, preexec_fn=limit)
+    assert code == 2
+    assert ".tif: cannot be written: File too large" in error
+    for path in (tmp_path / "out").rglob("*.tif"):
+        tile = int(path.stem.split("area")[1].split("_")[0])
+        assert path.read_bytes() in archives.tile(tile)
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert call_tool(*command)[0] == 0
+    check_vaihingen(tmp_path / "out/vaihingen")
