@@ -59,7 +59,7 @@ def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (os.getpid(),))
     try:
-        futures: list[Future[Result]] = [pool.submit(function, job) for job in jobs]
+        futures: list[Future[Result]] = [pool.submit(_work, function, job) for job in jobs]
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as problem:
@@ -71,11 +71,34 @@ def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
         pool.shutdown(cancel_futures=True)
 
 
+class _Worker:
+    """State of a worker process: whether a job is under way, and whether Ctrl-C has been pressed."""
+
+    busy = False
+    stopped = False
+
+
 def _start_worker(parent: int) -> None:
-    """Leave interruptions to the parent, and follow it when it is killed: nobody else would stop this process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Give up the job at Ctrl-C, and follow the parent when it is killed: nobody else would stop this process."""
+    signal.signal(signal.SIGINT, _stop)
     cv2.setNumThreads(1)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _work(function: Callable[[Job], Result], job: Job) -> Result:
+    if _Worker.stopped:
+        raise KeyboardInterrupt
+    _Worker.busy = True
+    try:
+        return function(job)
+    finally:
+        _Worker.busy = False
+
+
+def _stop(*_: object) -> None:
+    _Worker.stopped = True
+    if _Worker.busy:
+        raise KeyboardInterrupt
 
 
 def _follow(parent: int) -> None:

@@ -58,19 +58,21 @@ def prepare(name: str, downloads: Path, root: Path, *, dry_run: bool, workers: i
             place(placement, root, console)
     outcome.problems += _missing(plan, root)
     journal = Journal(root / _FOLDERS.get(name, name))
-    coming = {str(root / target.parent) for target in placement.new} if dry_run else set()
+    coming = {folder for target in placement.new for folder in (root / target).parents}
     for step in steps(name, root):
         _run(step, journal, outcome, coming, dry_run=dry_run, workers=workers, console=console)
     return outcome
 
 
 def _run(
-    step: Step, journal: Journal, outcome: Outcome, coming: set[str], *, dry_run: bool, workers: int, console: Console
+    step: Step, journal: Journal, outcome: Outcome, coming: set[Path], *, dry_run: bool, workers: int, console: Console
 ) -> None:
     """One step, unless it is done; what is wrong with its input is a problem, not the end."""
     if dry_run:
-        ready = all(folder.is_dir() or any(c.startswith(str(folder)) for c in coming) for folder in step.inputs)
-        console.print(f"{step.name}: would be made" if ready else f"{step.name}: no input yet", highlight=False)
+        ready = all(folder.is_dir() or folder in coming for folder in step.inputs)
+        coming.update(step.outputs if ready else ())
+        done = "done before" if step.ready and journal.has(step) else "would be made" if ready else "no input"
+        console.print(f"{step.name}: {done}", highlight=False)
         return
     if not step.ready:
         missing = [str(folder) for folder in step.inputs if not folder.is_dir()]

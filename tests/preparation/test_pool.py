@@ -73,3 +73,18 @@ def alive(process):
         return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
+
+
+def test_an_interruption_ends_all_at_once():
+    with subprocess.Popen(
+        [sys.executable, "-c", SLEEPERS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        start_new_session=True,
+    ) as parent:  # fmt: skip
+        for _ in range(2):
+            parent.stdout.readline()
+        begin = time.monotonic()
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+        error = parent.communicate(timeout=30)[1]
+    assert time.monotonic() - begin < 20, "the jobs sleep for a minute"
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    assert "ForkProcess" not in error

@@ -200,7 +200,11 @@ def test_uavid(call_tool, tmp_path, monkeypatch):
             if split != "test":
                 members[f"{top}/uavid_{split}/{sequence}/Labels/{frame}.png"] = encode(mask, "PNG")
     write_zip(tmp_path / f"downloads/{top}.zip", members)
-    code, out, _ = call_tool("prepare_data.py", "uavid", "--from", tmp_path / "downloads", "--to", tmp_path / "data")
+    command = ("prepare_data.py", "uavid", "--from", tmp_path / "downloads", "--to", tmp_path / "data")
+    code, out, _ = call_tool(*command, "--dry-run")
+    assert code == 0
+    assert out.count("would be made") == 4
+    code, out, _ = call_tool(*command)
     assert code == 0, out
     home = tmp_path / "data/uavid"
     made = {split: names(home / split / "images") for split in ("train", "val", "train_val")}
