@@ -26,6 +26,7 @@ class Checkpoint:
         arguments: constructor arguments of the network; None where the file does not say (a reference checkpoint).
         spec: the data set it was trained on; None where the file does not say.
         is_reference: whether the names are those of the reference implementation.
+        epochs: finished epochs of the training run that the file can resume; None where it holds weights alone.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Checkpoint:
     arguments: dict[str, Any] | None = None
     spec: DatasetSpec | None = None
     is_reference: bool = False
+    epochs: int | None = None
     _digest: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -76,7 +78,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     content = load_file(path)
-    weights = {name.removeprefix("net."): tensor for name, tensor in state_dict_of(content, str(path)).items()}
+    tensors = state_dict_of(content, str(path))
+    # Lightning puts the network's tensors under "net."; what stands beside them is the loss's.
+    weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")} or tensors
     carried = content.get(KEY) or {}
     dataset = carried.get("dataset")
     return Checkpoint(
@@ -84,7 +88,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         weights,
         arguments=carried.get("model"),
         spec=None if dataset is None else DatasetSpec.from_dict(dataset),
-        is_reference=any(name.startswith(("decoder.", "linear_c.")) for name in weights),
+        is_reference=not carried and any(name.startswith(("decoder.", "linear_c.")) for name in weights),
+        epochs=content["epoch"] + 1 if content.get("optimizer_states") and KEY in content else None,
     )
 
 

@@ -49,7 +49,10 @@ def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
 
 
 def _text(error: Exception) -> str:
-    """The message of an error, with the file that an error of the operating system is about."""
+    """The message of an error, with the file that an error of the operating system is about, without tracebacks."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+    # A data loader's worker sends its error as text, behind the whole traceback.
+    kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+    _, found, message = str(error).rpartition(f"\n{kind}")
+    return message.strip() if found else str(error)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from timm.optim import Lookahead
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from d2ls.errors import ConfigError
 
@@ -75,6 +76,61 @@ def cosine(optimizer: Optimizer, max_epoch: int, eta_min: float = 1e-6) -> Cosin
                 "raise it. Set eta_min to at most the smallest learning rate."
             )
     return CosineAnnealingLR(optimizer, T_max=max_epoch, eta_min=eta_min)
+
+
+def resume_schedule(
+    optimizer: Optimizer,
+    schedule: LRScheduler | None,
+    optimizer_state: dict[str, Any],
+    schedule_state: dict[str, Any] | None,
+) -> None:
+    """Change saved states so that a resumed run goes on with the learning rates and weight decay of today's config.
+
+    Moments, slow weights and the number of epochs stay as they were saved. The learning rates become those that a run
+    with today's rates and length has after as many epochs; where nothing was changed, nothing changes. A schedule
+    other than `cosine` goes on as it was saved.
+
+    Args:
+        optimizer: as the config built it, not stepped yet.
+        schedule: as the config built it, or None.
+        optimizer_state: what is going to be loaded into `optimizer`.
+        schedule_state: what is going to be loaded into `schedule`.
+
+    Raises:
+        ConfigError: the parameters were grouped in another way.
+    """
+    groups = optimizer_state["param_groups"]
+    found, wanted = (
+        {group.get("name", at): len(group["params"]) for at, group in enumerate(side)}
+        for side in (groups, optimizer.param_groups)
+    )
+    if found != wanted:
+        raise ConfigError(
+            f"the checkpoint's optimiser has the parameter groups {found}, the config's {wanted}: backbone_lr and "
+            "backbone_weight_decay must be None in both or in neither. Set them as in the run that is resumed, or "
+            "start from its weights alone with pretrained_ckpt_path."
+        )
+    for group, ours in zip(groups, optimizer.param_groups, strict=True):
+        group["weight_decay"] = ours["weight_decay"]
+    if not isinstance(schedule, CosineAnnealingLR) or schedule_state is None:
+        return
+    decides = {"T_max": schedule.T_max, "eta_min": schedule.eta_min, "base_lrs": list(schedule.base_lrs)}
+    if all(schedule_state.get(name) == value for name, value in decides.items()):
+        return
+    rates = _annealed(schedule, schedule_state["last_epoch"])
+    schedule_state.update(decides, _last_lr=rates)
+    for group, rate, base in zip(groups, rates, schedule.base_lrs, strict=True):
+        group.update(lr=rate, initial_lr=base)
+
+
+def _annealed(schedule: CosineAnnealingLR, epochs: int) -> list[float]:
+    """The learning rates after some epochs, stepped to: the closed formula differs in the last digit."""
+    stand_in = SGD([{"params": [torch.zeros(1)], "lr": base} for base in schedule.base_lrs])
+    twin = CosineAnnealingLR(stand_in, schedule.T_max, schedule.eta_min)
+    for _ in range(epochs):
+        stand_in.step()
+        twin.step()
+    return [float(rate) for rate in twin.get_last_lr()]
 
 
 def _groups(net: nn.Module, backbone_settings: dict[str, float]) -> list[dict[str, Any]]:

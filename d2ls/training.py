@@ -1,22 +1,31 @@
-"""Training: the LightningModule of a config, its Trainer, and the table of scores after each epoch."""
+"""Training: the LightningModule of a config, and its Trainer."""
 
+import contextlib
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from d2ls.checkpoint import KEY, describe, load_weights, read_checkpoint
+from d2ls.callbacks import LAST, BestCheckpoint, ConfigCopy, LastCheckpoint, ScoreTable
+from d2ls.checkpoint import KEY, Checkpoint, describe, load_weights, read_checkpoint
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, DataError
 from d2ls.metrics import Scores, SegmentationMetrics
+from d2ls.optim import resume_schedule
 
 LOGS = Path("lightning_logs")
+DEVICE_SETTINGS = ("accelerator", "gpus", "num_nodes", "strategy", "precision", "deterministic")
 
 
 class SegmentationModule(pl.LightningModule):
@@ -35,11 +44,22 @@ class SegmentationModule(pl.LightningModule):
         self.spec = getattr(settings.val_dataset, "spec", None)
         scored = None if self.spec is None else self.spec.scored
         self.metrics = SegmentationMetrics(settings.num_classes, settings.ignore_index, scored)
-        self.scores: Scores | None = None  # of the last validation
+        self.scores: Scores | None = None  # of this epoch's validation
 
     def forward(self, image: Tensor) -> Any:
         """What the network makes of an image batch (B, 3, H, W)."""
         return self.net(image.contiguous(memory_format=self.memory_format))
+
+    def on_train_epoch_start(self) -> None:
+        """Start an epoch the same way whatever came before; the last one is always validated.
+
+        Dropped paths are drawn from torch's generator, so that a resumed run draws what an uninterrupted one would.
+        """
+        self.scores = None
+        place = (self.settings.seed, self.current_epoch, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        if self.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The total loss of a batch; each term is logged as `train_<term>`."""
@@ -48,10 +68,10 @@ class SegmentationModule(pl.LightningModule):
             found = ", ".join(f"{name}={term.item():.4g}" for name, term in terms.items())
             raise DataError(
                 f"the loss is not finite in step {self.global_step} ({found}); the batch holds "
-                f"{', '.join(batch['name'])}. Look at these files; a lower lr or gradient_clip_val=1 may help."
+                f"{', '.join(batch['path'])}. Look at these files; a lower lr or gradient_clip_val=1 may help."
             )
         logged = {f"train_{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=True, on_epoch=True, batch_size=len(batch["image"]))
+        self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
@@ -79,62 +99,16 @@ class SegmentationModule(pl.LightningModule):
             chosen["lr_scheduler"] = {"scheduler": self.settings.lr_scheduler, "interval": "epoch"}
         return chosen
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let a resumed run follow the learning rates, weight decay and length that the config has now."""
+        resume_schedule(
+            self.settings.optimizer, self.settings.lr_scheduler, checkpoint["optimizer_states"][0],
+            next(iter(checkpoint["lr_schedulers"]), None),
+        )  # fmt: skip
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the network without the config: constructor arguments, classes, colours, scored classes."""
         checkpoint[KEY] = describe(self.net, self.spec)
-
-
-class ScoreTable(Callback):
-    """After each validation, a table of class scores on the terminal."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the scores of the epoch."""
-        if isinstance(pl_module, SegmentationModule) and trainer.is_global_zero and not trainer.sanity_checking:
-            title = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-            loss = trainer.callback_metrics.get("train_loss_epoch", trainer.callback_metrics.get("train_loss"))
-            if loss is not None:
-                title += f", training loss {loss:.4f}"
-            if pl_module.scores is not None:
-                spec = pl_module.spec
-                scored = range(pl_module.settings.num_classes) if spec is None else spec.scored
-                self.console.print(score_table(pl_module.scores, pl_module.settings.classes, scored, title))
-
-
-class ConfigCopy(Callback):
-    """Keeps the config as it runs, overrides included, beside the log."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write `config.py` into the log folder: a config file that repeats the run."""
-        if not trainer.is_global_zero:
-            return
-        folder = Path(str(trainer.log_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        changed = " ".join(f"{name}={value!r}" for name, value in self.settings.overrides.items())
-        header = f"# {self.settings.path}" + (f" with {changed}" if changed else "") + "\n"
-        (folder / "config.py").write_text(header + self.settings.source + "\n", encoding="utf-8")
-
-
-def score_table(scores: Scores, classes: Any, scored: Any, title: str) -> Table:
-    """Scores in percent, one row a class and the means below; classes outside the means are marked."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for name in ("IoU", "F1", "precision", "recall", "pixels"):
-        table.add_column(name, justify="right")
-    per_class = scores["per_class"]
-    for index, name in enumerate(classes):
-        values = [f"{100 * per_class[key][index]:.2f}" for key in ("IoU", "F1", "precision", "recall")]
-        table.add_row(name if index in scored else f"{name} (not scored)", *values, f"{per_class['pixels'][index]:,}")
-    table.add_section()
-    table.add_row(
-        "mean", f"{100 * scores['mIoU']:.2f}", f"{100 * scores['F1']:.2f}", "", f"OA {100 * scores['OA']:.2f}", ""
-    )
-    return table
 
 
 def train(settings: Settings) -> pl.Trainer:
@@ -142,92 +116,147 @@ def train(settings: Settings) -> pl.Trainer:
 
     Raises:
         D2LSError: weights, data or settings that cannot be used; says which and what to do.
+        KeyboardInterrupt: Ctrl+C, or an interrupt signal.
     """
-    resume = _resume_path(settings)
+    resumed = _resumed(settings)
     pl.seed_everything(settings.seed, workers=True)
-    _initial_weights(settings, resume)
-    console = Console()
+    _initial_weights(settings, resumed)
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     module = SegmentationModule(settings)
-    trainer = build_trainer(settings, console)
-    trainer.fit(module, settings.train_loader, settings.val_loader, ckpt_path=resume, weights_only=True)
+    with _without_noise():
+        trainer = build_trainer(settings, console)
+        if resumed is None and (best := Path(settings.weights_path) / f"{settings.weights_name}.ckpt").exists():
+            console.print(f"note: {_short(best)} of an earlier run will be replaced")
+        _fit(trainer, module, resumed, console)
     if trainer.is_global_zero:
         _conclude(trainer, settings, console)
     return trainer
 
 
 def build_trainer(settings: Settings, console: Console | None = None) -> pl.Trainer:
-    """The Lightning Trainer of a config: devices, precision, logs, checkpoints."""
-    console = console or Console()
-    loggers: list[Logger] = [CSVLogger(LOGS, name=settings.log_name)]
+    """The Lightning Trainer of a config: devices, precision, logs, checkpoints.
+
+    Raises:
+        ConfigError: devices, strategy or precision that Lightning refuses.
+        DataError: no training data, or too few for a batch.
+    """
+    log = CSVLogger(LOGS, name=settings.log_name)
+    loggers: list[Logger] = [log]
     if settings.tensorboard:
-        loggers.append(TensorBoardLogger(LOGS, name=settings.log_name, version=loggers[0].version))
-    return pl.Trainer(
-        max_epochs=settings.max_epoch,
-        accelerator=settings.accelerator,
-        devices=settings.gpus,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=settings.precision,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        gradient_clip_val=settings.gradient_clip_val,
-        check_val_every_n_epoch=settings.check_val_every_n_epoch,
-        deterministic=settings.deterministic,
-        benchmark=not settings.deterministic,
-        logger=loggers,
-        callbacks=[_checkpoints(settings), ConfigCopy(settings), ScoreTable(console), RichProgressBar()],
-        log_every_n_steps=10,
-        num_sanity_val_steps=1,  # a broken validation set is found before the first epoch, not after it
-        use_distributed_sampler=False,  # the loaders' own samplers know the processes
-        enable_model_summary=False,
-    )
+        loggers.append(TensorBoardLogger(LOGS, name=settings.log_name, version=log.version))
+    classes = settings.classes
+    scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(classes)))
+    callbacks: list[Callback] = [
+        ConfigCopy(settings, Path(log.log_dir)),
+        ScoreTable(console or Console(), classes, scored),
+        RichProgressBar(),
+        BestCheckpoint(settings),
+        *([LastCheckpoint(settings)] if settings.save_last else []),
+    ]
+    batches = len(settings.train_loader)
+    try:
+        return pl.Trainer(
+            max_epochs=settings.max_epoch,
+            accelerator=settings.accelerator,
+            devices=settings.gpus,
+            num_nodes=settings.num_nodes,
+            strategy=settings.strategy,
+            precision=settings.precision,
+            accumulate_grad_batches=settings.accumulate_grad_batches,
+            gradient_clip_val=settings.gradient_clip_val,
+            check_val_every_n_epoch=settings.check_val_every_n_epoch,
+            deterministic=settings.deterministic,
+            benchmark=not settings.deterministic,
+            logger=loggers,
+            callbacks=callbacks,
+            log_every_n_steps=min(10, batches),
+            num_sanity_val_steps=1,  # a broken validation set is found before the first epoch, not after it
+            use_distributed_sampler=False,  # the loaders' own samplers know the processes
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        given = ", ".join(f"{name}={getattr(settings, name)!r}" for name in DEVICE_SETTINGS)
+        raise ConfigError(f"Lightning cannot train with {given}: {error}") from error
 
 
-def _checkpoints(settings: Settings) -> ModelCheckpoint:
-    single = settings.save_top_k in (0, 1)
-    return ModelCheckpoint(
-        dirpath=settings.weights_path,
-        filename=settings.weights_name if single else settings.weights_name + "-{epoch}",
-        monitor=settings.monitor if settings.monitor != "train_loss" else "train_loss_epoch",
-        mode=settings.monitor_mode,
-        save_top_k=settings.save_top_k,
-        save_last=settings.save_last,
-        enable_version_counter=False,  # a new best replaces the old file
-    )
-
-
-def _resume_path(settings: Settings) -> Path | None:
+def _resumed(settings: Settings) -> Checkpoint | None:
     """The checkpoint that the run continues; "last" is the run's own."""
-    if settings.resume_ckpt_path is None:
+    given = settings.resume_ckpt_path
+    if given is None:
         return None
-    own = settings.resume_ckpt_path == "last"
-    path = Path(settings.weights_path) / "last.ckpt" if own else Path(settings.resume_ckpt_path)
+    path = Path(settings.weights_path) / f"{LAST}.ckpt" if given == LAST else Path(given)
     if not path.is_file():
-        raise ConfigError(f"resume_ckpt_path={settings.resume_ckpt_path!r}: no checkpoint {path}.")
-    return path
+        raise ConfigError(f"resume_ckpt_path={given!r}: no checkpoint {path}.")
+    checkpoint = read_checkpoint(path)
+    if checkpoint.epochs is None:
+        raise ConfigError(
+            f"resume_ckpt_path={given!r}: {path} holds weights, but not the state of a training run. "
+            "To start from its weights, set pretrained_ckpt_path."
+        )
+    if checkpoint.epochs > settings.max_epoch:
+        raise ConfigError(
+            f"resume_ckpt_path={given!r}: {path} has {checkpoint.epochs} epochs behind it, more than "
+            f"max_epoch={settings.max_epoch}. Raise max_epoch to train on."
+        )
+    return checkpoint
 
 
-def _initial_weights(settings: Settings, resume: Path | None) -> None:
+def _initial_weights(settings: Settings, resumed: Checkpoint | None) -> None:
     """Weights that training starts from: a checkpoint's, or ImageNet's in the backbone."""
-    backbone = getattr(settings.net, "backbone", None)
-    if settings.pretrained_ckpt_path is not None:
+    if resumed is not None:
+        load_weights(settings.net, resumed)
+    elif settings.pretrained_ckpt_path is not None:
         load_weights(settings.net, read_checkpoint(settings.pretrained_ckpt_path))
-    elif resume is not None:
-        load_weights(settings.net, read_checkpoint(resume))
-    elif backbone is not None and hasattr(backbone, "load_pretrained"):
+    elif hasattr(backbone := getattr(settings.net, "backbone", settings.net), "load_pretrained"):
         backbone.load_pretrained()
 
 
+def _fit(trainer: pl.Trainer, module: SegmentationModule, resumed: Checkpoint | None, console: Console) -> None:
+    """Run the epochs; an interrupt stays one."""
+    loaders = module.settings.train_loader, module.settings.val_loader
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, *loaders, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
+    except SystemExit as end:
+        if not trainer.interrupted:
+            raise
+        # Lightning answers Ctrl+C by switching it off and leaving with exit code 1.
+        signal.signal(signal.SIGINT, handler)
+        for saved in trainer.checkpoint_callbacks:
+            if isinstance(saved, LastCheckpoint) and saved.best_model_path and trainer.is_global_zero:
+                console.print(f"{_short(saved.best_model_path)} holds the last whole epoch: resume_ckpt_path={LAST}")
+        raise KeyboardInterrupt from end
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
+    """Keep from the terminal what a user can do nothing about."""
+    log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    log.addFilter(_is_no_advert)
+    try:
+        with warnings.catch_warnings():
+            # Lightning's own use of torch; and our checkpoints replace older ones on purpose.
+            for message in (".*LeafSpec", "Checkpoint directory .* exists and is not empty"):
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        log.removeFilter(_is_no_advert)
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 def _conclude(trainer: pl.Trainer, settings: Settings, console: Console) -> None:
-    saved = trainer.checkpoint_callback
-    if isinstance(saved, ModelCheckpoint):
-        if saved.best_model_path and saved.best_model_score is not None:
+    for saved in trainer.checkpoint_callbacks:
+        if isinstance(saved, BestCheckpoint) and saved.best_model_path and saved.best_model_score is not None:
             console.print(f"best {settings.monitor}: {saved.best_model_score:.4f}, in {_short(saved.best_model_path)}")
-        if saved.last_model_path:
-            console.print(f"last checkpoint: {_short(saved.last_model_path)}")
-    console.print(f"log and config: {_short(str(trainer.log_dir))}")
+        elif isinstance(saved, LastCheckpoint) and saved.best_model_path:
+            console.print(f"last checkpoint: {_short(saved.best_model_path)}")
+    console.print(f"log and config: {_short(trainer.loggers[0].log_dir or LOGS)}")
 
 
-def _short(path: str) -> str:
+def _short(path: str | Path) -> str:
     """A path relative to the working folder where it lies below it."""
     full = Path(path).resolve()
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
