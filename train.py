@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from d2ls.cli import parser, run_main
 from d2ls.config import load_config, parse_overrides
+from d2ls.settings import SETTINGS
 from d2ls.training import train
 
 EXAMPLES = """examples:
@@ -14,12 +15,16 @@ EXAMPLES = """examples:
   python train.py -c config/loveda/d2ls.py resume_ckpt_path=last
 
 Data sets are looked for in data/, or in the folder that the environment variable D2LS_DATA names.
-A config is Python code: run only configs that you trust."""
+A config is Python code: run only configs that you trust.
+
+settings (and all plain values of the config itself):
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and train."""
-    command = parser("Train a network as a config file says.", EXAMPLES)
+    listed = "\n".join(f"  {name:24} {setting.meaning}" for name, setting in SETTINGS.items() if setting.simple)
+    command = parser("Train a network as a config file says.", EXAMPLES + listed)
     command.add_argument(
         "-c", "--config", required=True, metavar="FILE", help="config file, such as config/loveda/d2ls.py"
     )
@@ -27,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "settings", nargs="*", metavar="name=value", help="settings in the place of those in the config"
     )
     options = command.parse_intermixed_args(arguments)
-    train(load_config(options.config, parse_overrides(options.settings)))
+    settings = load_config(options.config, parse_overrides(options.settings))
+    for name in settings.idle:
+        print(f"note: {name} changes nothing: {settings.path} does not use it", file=sys.stderr)
+    train(settings)
     return 0
 
 

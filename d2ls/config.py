@@ -7,6 +7,8 @@ A file with `base = "other.py"` is that other file with its own assignments in t
 import ast
 import difflib
 import hashlib
+import sys
+import traceback
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-from d2ls.errors import ConfigError
+from d2ls.errors import ConfigError, D2LSError
 from d2ls.models import deferred_weights
 from d2ls.settings import SETTINGS, check_contradictions, check_type
 
@@ -26,10 +28,13 @@ class Settings:
         path: the file that was read.
         overrides: values given from outside.
         source: text of the config as it ran, overrides included.
+        idle: names of overrides that change nothing, since nothing in the config reads them.
     """
 
-    def __init__(self, path: Path, overrides: Mapping[str, Any], source: str, names: Mapping[str, Any]) -> None:
-        self.path, self.overrides, self.source = path, dict(overrides), source
+    def __init__(
+        self, path: Path, overrides: Mapping[str, Any], source: str, names: Mapping[str, Any], idle: Sequence[str] = ()
+    ) -> None:
+        self.path, self.overrides, self.source, self.idle = path, dict(overrides), source, tuple(idle)
         self._names = {name: setting.default for name, setting in SETTINGS.items() if not setting.required}
         self._names |= names
 
@@ -43,10 +48,6 @@ class Settings:
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
-
-    def values(self) -> dict[str, Any]:
-        """The settings that are plain values, by name."""
-        return {name: value for name, value in sorted(self._names.items()) if _is_plain(value)}
 
 
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -66,15 +67,15 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     overrides = dict(overrides or {})
     tree = _read(path)
     _check_overrides(path, tree, overrides)
-    values = {name: ast.parse(repr(value), mode="eval").body for name, value in overrides.items()}
-    tree = ast.fix_missing_locations(_replace(tree, values))
+    tree = ast.fix_missing_locations(_override(tree, overrides))
     source = ast.unparse(tree)
-    names = _run(path, tree, source, _literal(tree, "seed", SETTINGS["seed"].default))
-    names |= {name: value for name, value in overrides.items() if name not in names}
+    names = _run(path, tree, source)
     for name, value in names.items():
         if name in SETTINGS:
             check_type(name, value, str(path))
-    settings = Settings(path, overrides, source, names)
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    by_training = {name for name, setting in SETTINGS.items() if not setting.for_config}
+    settings = Settings(path, overrides, source, names, [name for name in overrides if name not in read | by_training])
     missing = [name for name, setting in SETTINGS.items() if setting.required and name not in settings]
     if missing:
         raise ConfigError(f"{path}: no {', '.join(missing)}. A config must set these names; see config/ for examples.")
@@ -104,32 +105,57 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def _read(path: Path) -> ast.Module:
-    """The syntax tree of a config, its base's statements included."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> ast.Module:
+    """The syntax tree of a config, its base's statements included; each statement knows its file as `origin`."""
     if not path.is_file():
-        raise ConfigError(f"no config file {path}. Those that come with the project are config/<data set>/d2ls.py.")
+        raise ConfigError(
+            f"{above[-1]}: its base {path} does not exist."
+            if above
+            else f"no config file {path}. Those that come with the project are config/<data set>/d2ls.py."
+        )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{path} is not Python: {error}") from error
-    base = _literal(tree, "base", None)
-    if base is None:
+    for node in tree.body:
+        node.origin = str(path)  # type: ignore[attr-defined]
+    tree.body = _split_assignments(tree)
+    if not any(_target(node) == "base" for node in tree.body):
         return tree
-    if not isinstance(base, str) or (path.parent / base).resolve() == path.resolve():
-        raise ConfigError(f"{path}: base={base!r}; expected the name of another config file beside this one.")
-    own = [node for node in _split_assignments(tree) if _target(node) != "base"]
-    merged = _replace(
-        _read(path.parent / base), {name: n.value for n in own if isinstance(n, ast.Assign) and (name := _target(n))}
-    )
-    known = {_target(node) for node in merged.body}
-    # Imports, functions and new names come first: the replaced values may use them. Statements that are neither have no
-    # place of their own in the base.
-    if loose := [n for n in own if isinstance(n, ast.Expr) and not isinstance(n.value, ast.Constant)]:
-        raise ConfigError(
-            f"{path}, line {loose[0].lineno}: a config with a base may hold imports, functions and names only."
-        )
-    merged.body = [node for node in own if _target(node) is None or _target(node) not in known] + merged.body
-    return merged
+    base = _literals(tree).get("base")
+    if not isinstance(base, str):
+        raise ConfigError(f'{path}: base must be the name of another config file as plain text, such as "d2ls.py".')
+    chain = (*above, path)
+    parent = path.parent / base
+    if any(parent.resolve() == file.resolve() for file in chain):
+        raise ConfigError(f"{path}: base={base!r} leads in a circle: {' -> '.join(map(str, (*chain, parent)))}.")
+    return _merge(_read(parent, chain), [node for node in tree.body if _target(node) != "base"], path)
+
+
+def _merge(tree: ast.Module, own: list[ast.stmt], path: Path) -> ast.Module:
+    """The base's statements with a config's `own` ones in the place of those that set the same names.
+
+    Imports and names that the base does not have come behind the base's first imports: the other values may use them.
+    """
+    for node in own:
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if _target(node) is None and not isinstance(node, ast.Import | ast.ImportFrom) and not is_text:
+            raise ConfigError(
+                f"{path}, line {node.lineno}: a config with a base may hold imports, functions, classes and plain "
+                f"assignments only, found: {ast.unparse(node).splitlines()[0]}"
+            )
+    known = {_target(node) for node in tree.body} - {None}
+    named = {_target(node): node for node in own if _target(node) in known}
+    new = [node for node in own if _target(node) not in known and not isinstance(node, ast.Expr)]
+    start = _first_statement(tree)
+    rest = [named.get(_target(node), node) for node in tree.body[start:]]
+    return ast.Module(tree.body[:start] + new + rest, tree.type_ignores)
+
+
+def _first_statement(tree: ast.Module) -> int:
+    """Place of the first statement behind the text and the imports that a file begins with."""
+    leading = ast.Import | ast.ImportFrom | ast.Expr
+    return next((at for at, node in enumerate(tree.body) if not isinstance(node, leading)), len(tree.body))
 
 
 def _split_assignments(tree: ast.Module) -> list[ast.stmt]:
@@ -153,11 +179,18 @@ def _singles(node: ast.Assign) -> list[ast.stmt] | None:
     # `a = b = f()` means one object: only literals may be written twice.
     if len(node.targets) > 1 and not _is_literal(node.value):
         return None
-    return [ast.copy_location(ast.Assign([target], value), node) for target, value in pairs]
+    singles: list[ast.stmt] = []
+    for target, value in pairs:
+        single = ast.copy_location(ast.Assign([target], value), node)
+        single.origin = getattr(node, "origin", None)  # type: ignore[attr-defined]
+        singles.append(single)
+    return singles
 
 
 def _target(node: ast.stmt) -> str | None:
-    """The name that a plain top-level assignment sets."""
+    """The name that a plain top-level assignment, a function or a class sets."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return node.name
     if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
         return node.target.id
     if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -165,45 +198,41 @@ def _target(node: ast.stmt) -> str | None:
     return None
 
 
-def _replace(tree: ast.Module, values: Mapping[str, ast.expr]) -> ast.Module:
-    """The file with other values behind the given names."""
-    body = _split_assignments(tree)
-    for node in body:
-        if (name := _target(node)) and name in values and isinstance(node, ast.Assign | ast.AnnAssign):
+def _override(tree: ast.Module, overrides: Mapping[str, Any]) -> ast.Module:
+    """The file with other values behind the given names; a name that it does not set is set before all others."""
+    values = {name: ast.parse(repr(value), mode="eval").body for name, value in overrides.items()}
+    for node in tree.body:
+        if (name := _target(node)) in values and isinstance(node, ast.Assign | ast.AnnAssign):
             node.value = ast.copy_location(values[name], node)
-    return ast.Module(body, tree.type_ignores)
+    new = set(values) - {_target(node) for node in tree.body}
+    start = _first_statement(tree)
+    added: list[ast.stmt] = [ast.Assign([ast.Name(name, ast.Store())], values[name]) for name in values if name in new]
+    return ast.Module(tree.body[:start] + added + tree.body[start:], tree.type_ignores)
 
 
-def _literal(tree: ast.Module, name: str, default: Any) -> Any:
-    """The value of a top-level name that is a literal."""
-    values = [
-        n.value for n in _split_assignments(tree) if _target(n) == name and isinstance(n, ast.Assign | ast.AnnAssign)
-    ]
-    return ast.literal_eval(values[-1]) if values and values[-1] is not None and _is_literal(values[-1]) else default
+def _literals(tree: ast.Module) -> dict[str, Any]:
+    """The top-level names that are set to literals, and their values."""
+    found = {}
+    for node in tree.body:
+        name = _target(node)
+        if name is not None and isinstance(node, ast.Assign | ast.AnnAssign) and node.value and _is_literal(node.value):
+            found[name] = ast.literal_eval(node.value)
+    return found
 
 
 def _is_literal(node: ast.expr) -> bool:
     try:
         ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return False
     return True
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any]) -> None:
     """Names must be settings or literals of the file, and values of their type."""
-    literals = {}
-    for node in _split_assignments(tree):
-        name = _target(node)
-        if name is not None and isinstance(node, ast.Assign | ast.AnnAssign) and node.value and _is_literal(node.value):
-            literals[name] = ast.literal_eval(node.value)
-    settings = {name for name, setting in SETTINGS.items() if setting.simple}
+    literals, assigned = _literals(tree), {_target(node) for node in tree.body}
+    # What only a config itself acts on would change nothing in one that does not have it.
+    settings = {n for n, setting in SETTINGS.items() if setting.simple and (n in assigned or not setting.for_config)}
     valid = sorted(settings | set(literals) - {"base"})
     for name, value in overrides.items():
         if name not in valid:
@@ -213,27 +242,29 @@ def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any])
                 f"{name}: no such setting in {path}.{hint} Settings that can be given: {', '.join(valid)}."
             )
         check_type(name, value, "given from outside", like=literals.get(name))
+        if not _is_literal(ast.parse(repr(value), mode="eval").body):
+            raise ConfigError(f"{name}={value!r} (given from outside): expected a plain, finite value.")
 
 
-def _run(path: Path, tree: ast.Module, source: str, seed: int) -> dict[str, Any]:
+def _run(path: Path, tree: ast.Module, source: str) -> dict[str, Any]:
     """Execute a config as a module of its own and give its public names."""
     module = types.ModuleType(f"d2ls_config_{hashlib.sha256(f'{path.resolve()}{source}'.encode()).hexdigest()[:12]}")
     module.__file__ = str(path)
+    names = vars(module)
+    seed = _literals(tree).get("seed", SETTINGS["seed"].default)
+    check_type("seed", seed, str(path))
+    files = {str(getattr(node, "origin", path)) for node in tree.body}
+    sys.modules[module.__name__] = module  # classes look their module up while they are made
     try:
         with deferred_weights(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            exec(compile(tree, str(path), "exec"), module.__dict__)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+            torch.default_generator.manual_seed(seed)
+            for node in tree.body:
+                exec(compile(ast.Module([node], []), getattr(node, "origin", str(path)), "exec"), names)
     except Exception as error:
-        line = next((f"line {e.tb_lineno}: " for e in _frames(error) if e.tb_frame.f_code.co_filename == str(path)), "")
-        raise ConfigError(f"{path}: {line}{type(error).__name__}: {error}") from error
-    return {n: v for n, v in vars(module).items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}
-
-
-def _frames(error: BaseException) -> list[types.TracebackType]:
-    frames, current = [], error.__traceback__
-    while current is not None:
-        frames.append(current)
-        current = current.tb_next
-    return frames
+        frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+        place = next((f"{file}, line {line}" for file, line in frames if file in files), str(path))
+        kind = "" if isinstance(error, D2LSError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{place}: {kind}{error}") from error
+    finally:
+        del sys.modules[module.__name__]
+    return {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}

@@ -18,12 +18,14 @@ class Setting:
         default: its value where a config leaves it out.
         required: whether a config must set it.
         meaning: one line of help.
+        for_config: whether nothing but the config itself acts on it.
     """
 
     kinds: tuple[type, ...]
     default: Any
     meaning: str
     required: bool = False
+    for_config: bool = False
 
     @property
     def simple(self) -> bool:
@@ -35,14 +37,17 @@ _NONE = type(None)
 
 SETTINGS: dict[str, Setting] = {
     "max_epoch": Setting((int,), None, "epochs", required=True),
-    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process"),
+    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process", for_config=True),
     "val_batch_size": Setting((int,), 1, "validation images of a batch"),
     "lr": Setting(
-        (float,), None, "learning rate of the decoder, and of the backbone unless backbone_lr says otherwise"
+        (float,),
+        None,
+        "learning rate of the decoder, and of the backbone unless backbone_lr says otherwise",
+        for_config=True,
     ),
-    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay"),
-    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone"),
-    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone"),
+    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay", for_config=True),
+    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone", for_config=True),
+    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone", for_config=True),
     "ignore_index": Setting((int,), None, "label of pixels that count in no loss and no score", required=True),
     "num_classes": Setting((int,), None, "number of classes", required=True),
     "classes": Setting((tuple, list), None, "class names", required=True),
@@ -68,12 +73,16 @@ SETTINGS: dict[str, Setting] = {
     "seed": Setting((int,), 42, "decides initial weights, order of samples and augmentation"),
     "accumulate_grad_batches": Setting((int,), 1, "batches whose gradients make one step"),
     "gradient_clip_val": Setting((float, _NONE), None, "largest norm of the gradient"),
-    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too"),
-    "backbone": Setting((str,), None, "timm model name"),
-    "pretrained": Setting((bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file"),
-    "stages": Setting((int,), 3, "interaction stages"),
-    "protocol": Setting((str,), "strict", "strict (never select on test or training data) or published"),
-    "num_workers": Setting((int,), 2, "processes that read training samples"),
+    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", for_config=True),
+    "backbone": Setting((str,), None, "timm model name", for_config=True),
+    "pretrained": Setting(
+        (bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file", for_config=True
+    ),
+    "stages": Setting((int,), 3, "interaction stages", for_config=True),
+    "protocol": Setting(
+        (str,), "strict", "strict (never select on test or training data) or published", for_config=True
+    ),
+    "num_workers": Setting((int,), 2, "processes that read training samples", for_config=True),
     "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
     "net": Setting((), None, "the network", required=True),
@@ -119,10 +128,10 @@ def check_contradictions(settings: Any) -> None:
         _refuse(getattr(settings, name) < 0, settings, name, "expected at least 0")
     for name, choices in (("protocol", PROTOCOLS), ("monitor", MONITORS), ("monitor_mode", ("max", "min"))):
         _refuse(getattr(settings, name) not in choices, settings, name, f"expected one of {', '.join(choices)}")
-    _refuse(
-        settings.check_val_every_n_epoch > settings.max_epoch, settings, "check_val_every_n_epoch",
-        f"no validation in max_epoch={settings.max_epoch} epochs",
-    )  # fmt: skip
+    _refuse(settings.seed >= 2**32, settings, "seed", "expected less than 2**32")
+    _refuse(settings.save_top_k < -1, settings, "save_top_k", "expected a number, or -1 for all")
+    _refuse(settings.weights_name == "last", settings, "weights_name", "this is the name of the last checkpoint")
+    _refuse(settings.deterministic not in (True, False, "warn"), settings, "deterministic", "True, False or 'warn'")
     better = "smaller" if settings.monitor.endswith("loss") else "larger"
     wrong_mode = (settings.monitor_mode == "min") != (better == "smaller")
     _refuse(wrong_mode, settings, "monitor_mode", f"monitor={settings.monitor!r} is better when it is {better}")

@@ -14,9 +14,14 @@ from d2ls.models.pretrained import load_into
 class UNet(smp.Unet):
     """A U-Net for images of any size, whose encoder starts from the same ImageNet weights."""
 
-    def __init__(self, backbone: str, num_classes: int, weights: str) -> None:
+    def __init__(self, backbone: str, num_classes: int, pretrained: bool | str) -> None:
         super().__init__(f"tu-{backbone}", encoder_weights=None, classes=num_classes)
-        load_into(self.encoder.model, backbone, weights)
+        self.start = backbone, pretrained
+
+    def load_pretrained(self) -> None:
+        """Load the encoder's weights; training calls this, reading the config does not."""
+        if self.start[1]:
+            load_into(self.encoder.model, *self.start)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, K, H, W) of images (B, 3, H, W), padded to multiples of 32 and cropped again."""
