@@ -191,7 +191,7 @@ def test_a_disk_that_takes_no_more_of_a_file(tmp_path):
 
 @pytest.mark.parametrize("who", ["parent", "worker"])
 def test_killed_half_way_and_run_again(call_tool, tmp_path, who):
-    write_tiles(tmp_path, [f"top_mosaic_09cm_area{n}" for n in range(1, 9)], shape=(300, 280))
+    write_tiles(tmp_path, [f"top_mosaic_09cm_area{n}" for n in range(1, 7)], shape=(240, 200))
     arguments = [
         (*isprs(tmp_path / "images", tmp_path / "masks", tmp_path / out, "train"), "--workers", "2")
         for out in ("clean", "out")
