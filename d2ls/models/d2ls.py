@@ -127,11 +127,11 @@ class DynamicDictionaryLearning(nn.Module):
         maps = self.backbone(_pad(image, self.backbone.step, self.backbone.smallest))
         pixels = self.aggregation(maps)  # (B, H/4, W/4, C)
         output = self._segment(pixels, maps[-1])
-        output.logits = output.logits[..., :height, :width]
+        output.logits = _crop(output.logits, height, width)
         if not self.training:
             return output.logits
         if output.static_logits is not None:
-            output.static_logits = output.static_logits[..., :height, :width]
+            output.static_logits = _crop(output.static_logits, height, width)
         return output
 
     def _segment(self, pixels: Tensor, deepest: Tensor) -> D2LSOutput:
@@ -162,6 +162,11 @@ def _pad(image: Tensor, step: int, smallest: int) -> Tensor:
     height, width = (max(-(-side // step) * step, smallest) for side in image.shape[-2:])
     bottom, right = height - image.shape[-2], width - image.shape[-1]
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def _crop(logits: Tensor, height: int, width: int) -> Tensor:
+    """The top left part; what fits stays as it is, as the gradient of a slice is a copy."""
+    return logits if logits.shape[-2:] == (height, width) else logits[..., :height, :width]
 
 
 def _check_options(

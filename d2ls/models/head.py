@@ -5,8 +5,10 @@ a LayerNorm and a GELU after the first and a GELU after the second. All of these
 alone, so here they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class PixelUpsampler(nn.Module):
@@ -59,8 +61,17 @@ class DictionaryHead(nn.Module):
         classes = self.token_mlp(tokens)  # (B, N, C/16)
         if self.entries_to_classes is not None:
             classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
-        logits = self.upsampler(pixels).flatten(1, 3) @ classes.transpose(1, 2)  # (B, HW * 16, K)
-        return to_map(logits, height, width)
+        # In training the upsampled pixels, the largest tensor of all, are built again when their gradient is due, an
+        # image at a time.
+        rows = [
+            checkpoint(self._products, image, of_image, use_reentrant=False)
+            for image, of_image in zip(pixels.split(1), classes.split(1), strict=True)
+        ]
+        return to_map(torch.cat(rows), height, width)
+
+    def _products(self, pixels: Tensor, classes: Tensor) -> Tensor:
+        """Entries times upsampled pixels: (B, HW, C), (B, K, C/16) -> (B, HW * 16, K)."""
+        return self.upsampler(pixels).flatten(1, 3) @ classes.transpose(1, 2)
 
 
 class ConvHead(nn.Module):

@@ -6,10 +6,12 @@ not built: they shift all scores of a query alike, and the softmax forgets that.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 HEADS = 8
 
@@ -43,22 +45,22 @@ class Attention(nn.Module):
 class TokensReadPixels(Attention):
     """Entries gather from the pixels."""
 
-    def forward(self, query: Tensor, coded: Tensor, pixels: Tensor) -> Tensor:
-        """Attn(q = query, k = coded, v = pixels).
+    def forward(self, query: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
+        """Attn(q = query, k = pixels + code, v = pixels).
 
         Args:
             query: tokens with their code, (B, N, C).
-            coded: pixels with their code, (B, HW, C).
             pixels: (B, HW, C).
+            code: position code of the pixels, (HW, C).
 
         Returns:
             What each token gathered, (B, N, C).
         """
         if not self.is_folded(query.shape[1]):
-            return self.plain(query, coded, pixels)
+            return self.plain(query, pixels + code, pixels)
         # q . (W_k p) = (W_k^T q) . p: the keys are never built.
         folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
-        attention = (folded @ coded.transpose(1, 2)).softmax(dim=-1)  # (B, heads * N, HW)
+        attention = _CodedScores.apply(folded, pixels, code).softmax(dim=-1)  # (B, heads * N, HW)
         # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
         gathered = (attention @ pixels).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
         projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
@@ -66,32 +68,47 @@ class TokensReadPixels(Attention):
 
 
 class PixelsReadTokens(Attention):
-    """Pixels gather from the entries."""
+    """Pixels gather from the entries.
 
-    def forward(self, coded: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attn(q = coded, k = key, v = value).
+    Args:
+        width: embedding width C.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels: Tensor, code: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """LN(pixels + Attn(q = pixels + code, k = key, v = value)).
 
         Args:
-            coded: pixels with their code, (B, HW, C).
+            pixels: (B, HW, C).
+            code: position code of the pixels, (HW, C).
             key: tokens with their code, (B, N, C).
             value: tokens, (B, N, C).
 
         Returns:
-            What each pixel gathered, (B, HW, C).
+            The pixels with what they gathered, (B, HW, C).
         """
         if not self.is_folded(key.shape[1]):
-            return self.plain(coded, key, value)
+            return self.norm(pixels + self.plain(pixels + code, key, value))
         keys = _split(self.key(key)) * self.scale  # (B, heads, N, d)
         # (W_q p + b) . k = (W_q^T k) . p + b . k: the queries are never built.
         folded = _into_heads(keys, self.query.weight)
         constant = torch.einsum("bhnd,hd->bhn", keys, self.query.bias.unflatten(0, (HEADS, -1)))
-        scores = torch.baddbmm(constant.flatten(1).unsqueeze(-1), folded, coded.transpose(1, 2))
+        scores = _CodedScores.apply(folded, pixels, code) + constant.flatten(1).unsqueeze(-1)
         attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)  # over the N tokens of each head
-        # W_o (sum_n a_n v_n) = sum_n a_n (W_o v_n): the values are projected while they are few.
-        outgoing = torch.einsum(
-            "bhnd,chd->bhnc", _split(self.value(value)), self.output.weight.unflatten(1, (HEADS, -1))
-        )
-        return attention.transpose(1, 2) @ outgoing.flatten(1, 2) + self.output.bias
+        # W_o (sum_n a_n v_n) + b = sum_n a_n (W_o v_n) + b: values are projected while they are few. As the a_n of a
+        # head sum to 1, the bias can ride on the values of the first head.
+        weight = self.output.weight.unflatten(1, (HEADS, -1))
+        outgoing = torch.einsum("bhnd,chd->bhnc", _split(self.value(value)), weight)
+        outgoing = torch.cat([outgoing[:, :1] + self.output.bias, outgoing[:, 1:]], dim=1).flatten(1, 2)
+        # In training the sum is built again when its gradient is due: it is large, and cheap to build.
+        return checkpoint(self._add, pixels, attention, outgoing, use_reentrant=False)
+
+    def _add(self, pixels: Tensor, attention: Tensor, outgoing: Tensor) -> Tensor:
+        """LN(p + A^T v): (B, HW, C), (B, heads * N, HW), (B, heads * N, C) -> (B, HW, C)."""
+        return self.norm(torch.baddbmm(pixels, attention.transpose(1, 2), outgoing))
 
 
 def _split(x: Tensor) -> Tensor:
@@ -102,6 +119,21 @@ def _split(x: Tensor) -> Tensor:
 def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
     """W^T x per head: (B, heads, N, d) and (heads * d, C) -> (B, heads * N, C)."""
     return torch.einsum("bhnd,hdc->bhnc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
+
+
+class _CodedScores(torch.autograd.Function):
+    """folded . (pixels + code): (B, M, C), (B, HW, C), (HW, C) -> (B, M, HW); the gradient builds the sum again."""
+
+    @staticmethod
+    def forward(ctx: Any, folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
+        ctx.save_for_backward(folded, pixels, code)
+        return folded @ (pixels + code).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        folded, pixels, code = ctx.saved_tensors
+        of_sum = gradient.transpose(1, 2) @ folded
+        return gradient @ (pixels + code), of_sum, of_sum.sum(dim=0) if ctx.needs_input_grad[2] else None
 
 
 class Stage(nn.Module):
@@ -116,14 +148,11 @@ class Stage(nn.Module):
         self.tokens_read = TokensReadPixels(width)
         self.token_norm = nn.LayerNorm(width)
         self.pixels_read = PixelsReadTokens(width)
-        self.pixel_norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor, pixels: Tensor, token_code: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """One stage; shapes as in `Interaction.forward`, `token_code` (B, N, C) being the initial dictionary."""
-        coded = pixels + code
-        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, coded, pixels))
-        pixels = self.pixel_norm(pixels + self.pixels_read(coded, tokens + token_code, tokens))
-        return tokens, pixels
+        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, pixels, code))
+        return tokens, self.pixels_read(pixels, code, tokens + token_code, tokens)
 
 
 class Interaction(nn.Module):
@@ -154,5 +183,5 @@ class Interaction(nn.Module):
         token_code = tokens
         for stage in self.stages:
             tokens, pixels = stage(tokens, pixels, token_code, code)
-        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels + code, pixels))
+        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels, code))
         return tokens, pixels

@@ -28,7 +28,7 @@ _RENAMES: list[tuple[str, str]] = [
     (_STAGE + r"cross_attn_token_to_image\.(\w+)_proj\.(weight|bias)", r"interaction.stages.\1.tokens_read.\2_proj.\3"),
     (_STAGE + r"norm2\.(weight|bias)", r"interaction.stages.\1.token_norm.\2"),
     (_STAGE + r"cross_attn_image_to_token\.(\w+)_proj\.(weight|bias)", r"interaction.stages.\1.pixels_read.\2_proj.\3"),
-    (_STAGE + r"norm4\.(weight|bias)", r"interaction.stages.\1.pixel_norm.\2"),
+    (_STAGE + r"norm4\.(weight|bias)", r"interaction.stages.\1.pixels_read.norm.\2"),
     (r"decoder\.interactor\.final_attn_token_to_image\.(\w+)_proj\.(weight|bias)", r"interaction.last_read.\1_proj.\2"),
     (r"decoder\.interactor\.norm_final_attn\.(weight|bias)", r"interaction.last_norm.\1"),
     (r"decoder\.upsampler\.1\.(weight|bias)", r"head.upsampler.norm.\1"),

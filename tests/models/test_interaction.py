@@ -45,7 +45,7 @@ def test_folded_stage(tokens, pixels, batch, seed):
 
     def by_definition():
         new_t = part.token_norm(t + part.tokens_read.plain(t + t0, p + e, p))
-        return new_t, part.pixel_norm(p + part.pixels_read.plain(p + e, new_t + t0, new_t))
+        return new_t, part.pixels_read.norm(p + part.pixels_read.plain(p + e, new_t + t0, new_t))
 
     agree(part, [part.tokens_read, part.pixels_read], lambda: part(t, p, t0, e), by_definition, inputs)
 
@@ -106,7 +106,7 @@ def test_order_of_the_interaction(stages, tokens):
     t, p = t0, p0
     for stage in part.stages:
         t = stage.token_norm(t + stage.tokens_read.plain(t + t0, p + e, p))
-        p = stage.pixel_norm(p + stage.pixels_read.plain(p + e, t + t0, t))
+        p = stage.pixels_read.norm(p + stage.pixels_read.plain(p + e, t + t0, t))
     t = part.last_norm(t + part.last_read.plain(t + t0, p + e, p))
     found_t, found_p = part(t0, p0, e)
     torch.testing.assert_close(found_t, t)
