@@ -1,0 +1,244 @@
+"""How much the decoder adds to the backbone alone, in time and memory, against a plain transcription of the method.
+
+    python benchmarks/model.py                                     ConvNeXt-T, 512 px, batch 2, 7 classes
+    python benchmarks/model.py --backbone convnext_base --batch 1
+    python benchmarks/model.py --grow                              cost over image size and number of entries
+    python benchmarks/model.py --count                             parameters and multiply-adds of the shipped configs
+
+Three contenders take turns in one process: the backbone alone (the limit), the network, and the transcription in
+tests/naive.py with the same weights, whose outputs are compared first. Peak memory is that of a fresh process for each.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from d2ls.cli import parser, run_main
+from d2ls.config import load_config
+from d2ls.losses import D2LSLoss
+from d2ls.models import DynamicDictionaryLearning
+from tests.naive import NaiveD2LS
+
+CONTENDERS = ("backbone", "network", "naive")
+PUBLISHED = {"vaihingen": 1024, "potsdam": 1024, "loveda": 1024, "uavid": 1152, "grass": 256, "cloud": 512}
+
+
+class Case:
+    """The contenders with one set of weights, and a batch to run them on."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.device = torch.device(options.device)
+        self.precision = options.precision
+        self.net = DynamicDictionaryLearning(
+            options.backbone, options.classes, num_entries=options.entries, stages=options.stages, drop_path_rate=0.0
+        ).to(self.device)
+        network = torch.compile(self.net) if options.compile else self.net
+        self.modules: dict[str, nn.Module] = {
+            "backbone": self.net.backbone,
+            "network": network,  # type: ignore[dict-item]
+            "naive": NaiveD2LS(self.net),
+        }
+        shape = (options.batch, 3, options.size, options.size)
+        self.image = torch.randn(shape, device=self.device)
+        self.mask = torch.randint(0, options.classes, (shape[0], *shape[2:]), device=self.device)
+        self.loss = D2LSLoss(ignore_index=255)
+
+    def evaluate(self, name: str) -> Any:
+        """One evaluation."""
+        with torch.inference_mode(), self._autocast():
+            return self.modules[name].eval()(self.image)
+
+    def train(self, name: str) -> None:
+        """One training step: forward, loss, backward. The backbone alone stands in with the sum of its maps."""
+        module = self.modules[name].train()
+        self.net.zero_grad(set_to_none=True)
+        with self._autocast():
+            output = module(self.image)
+        if name == "backbone":
+            torch.stack([level.float().mean() for level in output]).sum().backward()
+        else:
+            self.loss(output, self.mask)["loss"].backward()
+
+    def check(self) -> float:
+        """Largest difference between the logits of network and transcription, relative to the largest logit."""
+        ours, plain = self.evaluate("network").float(), self.evaluate("naive").float()
+        return float((ours - plain).abs().max() / plain.abs().max())
+
+    def _autocast(self) -> Any:
+        kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
+
+    def wait(self) -> None:
+        """Let the device finish."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median of `repeats` runs each, taking turns, after one that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            case.wait()
+            start = time.perf_counter()
+            run()
+            case.wait()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(options: argparse.Namespace, repeats: int, *, training: bool = True, naive: bool = True) -> dict[str, Any]:
+    """Medians in seconds and their ratios."""
+    case = Case(options)
+    names = [name for name in CONTENDERS if naive or name != "naive"]
+    result: dict[str, Any] = {"difference": case.check()} if naive else {}
+    result["evaluation"] = median_seconds(case, {n: lambda n=n: case.evaluate(n) for n in names}, repeats)  # type: ignore[misc]
+    if training:
+        result["training"] = median_seconds(case, {n: lambda n=n: case.train(n) for n in names}, repeats)  # type: ignore[misc]
+    return result
+
+
+def peak_memory(words: Sequence[str], name: str, step: str) -> int:
+    """Bytes that one run adds to the loaded model at its peak, in a fresh process."""
+    command = [sys.executable, __file__, *words, "--memory-of", name, step]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(finished.stdout.split()[-1])
+
+
+def added_memory(options: argparse.Namespace) -> int:
+    """What the process that `peak_memory` starts measures."""
+    name, step = options.memory_of
+    case = Case(options)
+    run = case.train if step == "training" else case.evaluate
+    if case.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(name)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    before = _status("VmRSS")
+    run(name)
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    """A size in bytes from the kernel's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+def report(options: argparse.Namespace, words: Sequence[str], console: Console) -> dict[str, Any]:
+    """Time and memory of one case, as tables."""
+    result = measure(options, options.repeats)
+    console.print(f"largest difference of logits, relative: {result['difference']:.1e}")
+    result["memory"] = {
+        step: {name: peak_memory(words, name, step) for name in CONTENDERS} for step in ("evaluation", "training")
+    }
+    for step in ("evaluation", "training"):
+        seconds, memory = result[step], result["memory"][step]
+        table = Table(title=f"{step}, medians of {options.repeats}", title_justify="left")
+        for heading in ("", "seconds", "over backbone", "naive / it", "memory added, GB", "naive / it "):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for name in CONTENDERS:
+            over = (seconds[name] - seconds["backbone"]) / seconds["backbone"]
+            table.add_row(
+                name, f"{seconds[name]:.3f}", f"{over:.2f}", f"{seconds['naive'] / seconds[name]:.2f}",
+                f"{memory[name] / 1e9:.2f}", f"{memory['naive'] / memory[name]:.2f}",
+            )  # fmt: skip
+        console.print(table)
+    return result
+
+
+def grow(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """Evaluation over image size and over number of entries."""
+    cases = [("size", size) for size in (256, 512, 1024, 2048)] + [("entries", n) for n in (4, 8, 16, 32, 64)]
+    table = Table(title="evaluation, seconds", title_justify="left")
+    for heading in ("", "backbone", "network", "naive", "over backbone"):
+        table.add_column(heading, justify="right")
+    rows = []
+    for name, value in cases:
+        chosen = argparse.Namespace(**{**vars(options), "batch": 1, name: value})
+        seconds = measure(chosen, max(1, options.repeats // 2), training=False)["evaluation"]
+        over = (seconds["network"] - seconds["backbone"]) / seconds["backbone"]
+        table.add_row(f"{name} {value}", *(f"{seconds[n]:.3f}" for n in CONTENDERS), f"{over:.2f}")
+        rows.append({name: value, **seconds})
+    console.print(table)
+    return rows
+
+
+def count(console: Console) -> dict[str, Any]:
+    """Parameters and multiply-adds of the published configs, at 256 px and at their test size."""
+    table = Table(title="parameters and multiply-adds of one image", title_justify="left")
+    for heading in ("config", "parameters, M", "256 px, G", "test size", "test size, G"):
+        table.add_column(heading, justify="right")
+    result = {}
+    for name, size in PUBLISHED.items():
+        net = load_config(ROOT / "config" / name / "d2ls.py", {"pretrained": False}).net.eval()
+        millions = sum(p.numel() for p in net.parameters()) / 1e6
+        small, large = (_multiply_adds(net, side) / 1e9 for side in (256, size))
+        table.add_row(name, f"{millions:.2f}", f"{small:.1f}", str(size), f"{large:.1f}")
+        result[name] = {"parameters": millions * 1e6, "256": small * 1e9, str(size): large * 1e9}
+    console.print(table)
+    return result
+
+
+def _multiply_adds(net: nn.Module, side: int) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        net(torch.zeros(1, 3, side, side))
+    return int(counter.get_total_flops() // 2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and measure."""
+    command = parser(str(__doc__))
+    command.add_argument("--backbone", default="convnext_tiny", help="timm model name")
+    for name, default in (("size", 512), ("batch", 2), ("classes", 7), ("stages", 3), ("repeats", 5)):
+        command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    command.add_argument("--entries", type=int, help="dictionary entries; default: classes")
+    command.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
+    command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    command.add_argument("--compile", action="store_true", help="torch.compile the network")
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--grow", action="store_true", help="cost over image size and number of entries")
+    command.add_argument("--count", action="store_true", help="parameters and multiply-adds of the shipped configs")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    command.add_argument("--memory-of", nargs=2, metavar=("CONTENDER", "STEP"), help=argparse.SUPPRESS)
+    options = command.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.memory_of:
+        print(added_memory(options))
+        return 0
+    console = Console()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if options.count:
+        result: Any = count(console)
+    elif options.grow:
+        result = grow(options, console)
+    else:
+        result = report(options, words, console)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
