@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2ls.datasets.segmentation import SegmentationDataset
-from d2ls.errors import D2LSError, DataError
+from d2ls.errors import D2LSError
 from d2ls.prediction.masks import Masks
 from d2ls.prediction.network import Segment
-from d2ls.prediction.scores import Scores, count
+from d2ls.prediction.scores import Scores, Tally
 from d2ls.prediction.writer import Writer
 
 Sample = dict[str, Any]
@@ -60,36 +60,29 @@ def predict(
         D2LSError: an image or mask cannot be used, or a mask cannot be written.
     """
     there = {pair.name for pair in dataset.pairs if resume and masks.path(pair.name).is_file()}
-    counts: dict[str, Tensor] = {}
-    for pair in dataset.pairs:
-        if pair.name not in there:
-            masks.path(pair.name).unlink(missing_ok=True)
-        else:
-            _count(counts, dataset, Segmented(pair.name, masks.read(pair.name), dataset.read_mask(pair)))
-            progress(1)
     wanted = [index for index, pair in enumerate(dataset.pairs) if pair.name not in there]
+    for index in wanted:
+        masks.path(dataset.pairs[index].name).unlink(missing_ok=True)
+    tally = Tally(dataset.spec, [pair.name for pair in dataset.pairs])
 
     def finish(result: Segmented) -> None:
         masks.write(result.name, result.mask)
-        _count(counts, dataset, result)
+        if result.truth is not None:
+            tally.add(result.name, result.mask, result.truth)
 
+    for pair in dataset.pairs:
+        if pair.name in there:
+            truth = dataset.read_mask(pair)
+            if truth is not None:
+                tally.add(pair.name, masks.read(pair.name), truth)
+            progress(1)
     with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
         for group in _batches(samples, batch):
             for sample, mask in zip(group, _segment(segment, group), strict=True):
                 truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
                 writer.put(Segmented(sample["name"], mask.numpy(), truth))
             progress(len(group))
-    return Scores(dataset.spec, {pair.name: counts[pair.name] for pair in dataset.pairs if pair.name in counts})
-
-
-def _count(counts: dict[str, Tensor], dataset: SegmentationDataset, result: Segmented) -> None:
-    """Count an image's pixels where it has labels."""
-    if result.truth is None:
-        return
-    if result.truth.shape != result.mask.shape:
-        (height, width), (rows, columns) = result.mask.shape, result.truth.shape
-        raise DataError(f"{result.name}: its mask has {width} x {height} pixels, its label {columns} x {rows}.")
-    counts[result.name] = count(result.mask, result.truth, dataset.spec)
+    return tally.scores()
 
 
 def _segment(segment: Segment, group: list[Sample]) -> Tensor:

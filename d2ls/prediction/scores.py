@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from d2ls.datasets.files import write_bytes
 from d2ls.datasets.spec import DatasetSpec
+from d2ls.errors import DataError
 from d2ls.metrics import SegmentationMetrics, score_counts
 
 Pixels = NDArray[np.uint8]
@@ -25,22 +26,6 @@ MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
 PER_CLASS = ("IoU", "F1", "precision", "recall")
 FILES = ("metrics.json", "metrics.csv")
 RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
-
-
-def count(prediction: Pixels, truth: Pixels, spec: DatasetSpec) -> torch.Tensor:
-    """Pixel counts of one image, int64 (K, K): one row for each true class, one column for each predicted one.
-
-    Args:
-        prediction: class indices, (H, W).
-        truth: class indices or the ignore index, (H, W).
-        spec: the classes.
-
-    Raises:
-        DataError: sizes differ, or values are no classes.
-    """
-    metrics = SegmentationMetrics(spec.num_classes, spec.ignore_index, spec.scored)
-    metrics.update(torch.from_numpy(prediction), torch.from_numpy(truth))
-    return metrics.confmat
 
 
 @dataclass(frozen=True)
@@ -155,6 +140,50 @@ class Scores:
             "pixels": int(counts.sum()),
             **{name: _number(found[mean]) for name, mean in MEANS.items()},
         }
+
+
+class Tally:
+    """Pixel counts of images as they come.
+
+    There is room for all of them from the start: a small piece of memory kept for each image would lie between the
+    large ones that come and go, and the process would grow by an image's size with each.
+
+    Args:
+        spec: the classes.
+        names: of all images.
+    """
+
+    def __init__(self, spec: DatasetSpec, names: Iterable[str]) -> None:
+        self._spec = spec
+        self._places = {name: place for place, name in enumerate(names)}
+        self._counts = torch.zeros(len(self._places), spec.num_classes, spec.num_classes, dtype=torch.int64)
+        self._counted = np.zeros(len(self._places), bool)
+        self._metrics = SegmentationMetrics(spec.num_classes, spec.ignore_index, spec.scored)
+
+    def add(self, name: str, prediction: Pixels, truth: Pixels) -> None:
+        """Count an image.
+
+        Args:
+            name: one of the names.
+            prediction: class indices, (H, W).
+            truth: class indices or the ignore index, (H, W).
+
+        Raises:
+            DataError: sizes differ, or values are no classes.
+        """
+        if prediction.shape != truth.shape:
+            (height, width), (rows, columns) = prediction.shape, truth.shape
+            raise DataError(f"{name}: its mask has {width} x {height} pixels, its label {columns} x {rows}.")
+        self._metrics.reset()
+        self._metrics.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+        self._counts[self._places[name]] = self._metrics.confmat
+        self._counted[self._places[name]] = True
+
+    def scores(self) -> Scores:
+        """Scores of the images that were counted."""
+        return Scores(
+            self._spec, {name: self._counts[place] for name, place in self._places.items() if self._counted[place]}
+        )
 
 
 def _number(value: torch.Tensor) -> float | None:

@@ -12,7 +12,8 @@ from rich.console import Console
 from sklearn import metrics as oracle
 
 from d2ls.datasets.spec import DatasetSpec
-from d2ls.prediction.scores import Scores, count
+from d2ls.errors import DataError
+from d2ls.prediction.scores import Scores, Tally
 
 SPEC = DatasetSpec(
     name="four", classes=("a", "b", "c", "d"), colours=((1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 0)), ignore_index=9,
@@ -30,7 +31,10 @@ def pictures(number: int, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def scores_of(found: list[tuple[np.ndarray, np.ndarray]]) -> Scores:
-    return Scores(SPEC, {f"image{i}": count(p, t, SPEC) for i, (p, t) in enumerate(found)})
+    tally = Tally(SPEC, [f"image{i}" for i in range(len(found) + 2)])  # two have no labels
+    for i, (prediction, truth) in reversed(list(enumerate(found))):
+        tally.add(f"image{i}", prediction, truth)
+    return tally.scores()
 
 
 def test_scores_are_scikit_learns() -> None:
@@ -113,3 +117,18 @@ def test_the_table_names_every_class_and_marks_those_outside_the_means() -> None
     for name in ("mIoU", "F1", "OA"):
         assert f"{100 * found[name]:.2f}" in text
     assert not math.isnan(found["OA"])
+
+
+def test_a_tally_keeps_no_memory_of_its_own_for_each_image() -> None:
+    """What stays between large buffers splits them: the room for all counts is there from the start."""
+    tally = Tally(SPEC, [f"image{i}" for i in range(3)])
+    before = tally._counts.data_ptr()
+    for i, (prediction, truth) in enumerate(pictures(3)):
+        tally.add(f"image{i}", prediction, truth)
+    found = tally.scores().counts
+    assert [counts.data_ptr() - before for counts in found.values()] == [0, 128, 256]
+
+
+def test_a_label_of_another_size_is_told() -> None:
+    with pytest.raises(DataError, match="image0: its mask has 4 x 5 pixels, its label 5 x 4"):
+        Tally(SPEC, ["image0"]).add("image0", np.zeros((5, 4), np.uint8), np.zeros((4, 5), np.uint8))
