@@ -6,9 +6,9 @@ from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
 from d2ls.optim import adamw_lookahead, cosine
 
-max_epoch = 8
+max_epoch = 6
 train_batch_size, val_batch_size = 8, 4
-lr, weight_decay = 1e-3, 0.01
+lr, weight_decay = 2e-3, 0.01
 backbone_lr, backbone_weight_decay = None, None  # None: the backbone learns as fast as the rest
 seed = 42
 protocol = "strict"  # "published": the test scenes choose the checkpoint
@@ -24,7 +24,8 @@ test_weights_name = weights_name  # the best; "last" for the last
 log_name = f"demo/{weights_name}"
 monitor, monitor_mode = "val_F1", "max"
 save_top_k, save_last = 1, True
-check_val_every_n_epoch = 4
+check_val_every_n_epoch = 3
+channels_last = True
 
 backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
 stages, width, dictionary = 3, 128, "dynamic"
@@ -35,7 +36,8 @@ net = DynamicDictionaryLearning(
 use_aux_loss, contrastive_weight = True, 1.0
 loss = D2LSLoss(ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight)
 
-train_dataset, val_dataset, test_dataset = demo.train(protocol), demo.val(protocol), demo.test()
+crop = 192
+train_dataset, val_dataset, test_dataset = demo.train(protocol, crop=crop), demo.val(protocol), demo.test()
 train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)
 val_loader = evaluation_loader(val_dataset, val_batch_size, num_workers=num_workers)
 

@@ -6,9 +6,9 @@ from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
 from d2ls.optim import adamw_lookahead, cosine
 
-max_epoch = 150
+max_epoch = 110
 train_batch_size, val_batch_size = 4, 1
-lr, weight_decay = 2e-3, 0.01
+lr, weight_decay = 1e-3, 0.01
 backbone_lr, backbone_weight_decay = None, None
 seed = 42
 protocol = "strict"
@@ -24,7 +24,7 @@ test_weights_name = weights_name
 log_name = f"dubai/{weights_name}"
 monitor, monitor_mode = "val_mIoU", "max"
 save_top_k, save_last = 1, True
-check_val_every_n_epoch = 30
+check_val_every_n_epoch = 22
 channels_last = True
 
 backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
@@ -36,7 +36,7 @@ net = DynamicDictionaryLearning(
 use_aux_loss, contrastive_weight = True, 1.0
 loss = D2LSLoss(ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight)
 
-crop, scales = 256, (0.75, 1.0, 1.25)
+crop, scales = 320, (0.5, 0.75, 1.0)
 train_dataset = dubai.train(protocol, crop=crop, scales=scales)
 val_dataset, test_dataset = dubai.val(protocol), dubai.test()
 train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)
