@@ -6,7 +6,7 @@ from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
 from d2ls.optim import adamw_lookahead, cosine
 
-max_epoch = 6
+max_epoch = 4
 train_batch_size, val_batch_size = 8, 4
 lr, weight_decay = 2e-3, 0.01
 backbone_lr, backbone_weight_decay = None, None  # None: the backbone learns as fast as the rest
@@ -24,7 +24,7 @@ test_weights_name = weights_name  # the best; "last" for the last
 log_name = f"demo/{weights_name}"
 monitor, monitor_mode = "val_F1", "max"
 save_top_k, save_last = 1, True
-check_val_every_n_epoch = 3
+check_val_every_n_epoch = 2
 channels_last = True
 
 backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
