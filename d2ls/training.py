@@ -51,15 +51,15 @@ class SegmentationModule(pl.LightningModule):
         return self.net(image.contiguous(memory_format=self.memory_format))
 
     def on_train_epoch_start(self) -> None:
-        """Start an epoch the same way whatever came before; the last one is always validated.
-
-        Dropped paths are drawn from torch's generator, so that a resumed run draws what an uninterrupted one would.
-        """
+        """Forget the scores of the epoch before; the last epoch is always validated."""
         self.scores = None
-        place = (self.settings.seed, self.current_epoch, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
         if self.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
+
+    def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Seed each step by its place, so that a resumed run drops the paths that an uninterrupted one would."""
+        place = (self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         """The total loss of a batch; each term is logged as `train_<term>`."""
@@ -88,9 +88,10 @@ class SegmentationModule(pl.LightningModule):
         self.scores = self.metrics.compute()
         self.metrics.reset()
         means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
-        self.log_dict(means, prog_bar=True)
+        self.log_dict(means, prog_bar=True, sync_dist=True)
         iou = self.scores["per_class"]["IoU"].tolist()
-        self.log_dict({f"val_IoU/{name}": value for name, value in zip(self.settings.classes, iou, strict=True)})
+        by_class = {f"val_IoU/{name}": value for name, value in zip(self.settings.classes, iou, strict=True)}
+        self.log_dict(by_class, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule of the config; the schedule moves once an epoch."""

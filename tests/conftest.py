@@ -1,9 +1,16 @@
 """Fixtures shared by all tests."""
 
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from d2ls.datasets.synthetic import folders
+from tests.tiny import write_config
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +21,37 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real sample images at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root with ten drawn scenes in Vaihingen's layout."""
+    root = tmp_path_factory.mktemp("tiny")
+    folders.write_vaihingen(root, size=64, train=6, validation=2, test=2)
+    return root
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with the config tiny.py and data for it; what a training run switches on is switched off."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("D2LS_DATA", str(tiny_data))
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, "0")
+    write_config(tmp_path)
+    with torch.random.fork_rng():
+        yield tmp_path
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No connection to anywhere, and no downloads of earlier days."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("TORCH_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "no_downloads"))
