@@ -19,8 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from rich.console import Console
@@ -190,7 +189,7 @@ def count(console: Console) -> dict[str, Any]:
         table.add_column(heading, justify="right")
     result = {}
     for name, size in PUBLISHED.items():
-        net = load_config(ROOT / "config" / name / "d2ls.py", {"pretrained": False}).net.eval()
+        net = load_config(Path(__file__).resolve().parents[1] / "config" / name / "d2ls.py", {"pretrained": False}).net.eval()
         millions = sum(p.numel() for p in net.parameters()) / 1e6
         small, large = (_multiply_adds(net, side) / 1e9 for side in (256, size))
         table.add_row(name, f"{millions:.2f}", f"{small:.1f}", str(size), f"{large:.1f}")

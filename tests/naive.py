@@ -129,7 +129,8 @@ class NaiveD2LS(nn.Module):
         e = self.position_code(height, width, p)
         for stage in part.stages:
             t = self.norm(t + self.attention(stage.tokens_read, query=t + t0, key=p + e, value=p), stage.token_norm)
-            p = self.norm(p + self.attention(stage.pixels_read, query=p + e, key=t + t0, value=t), stage.pixels_read.norm)
+            gathered = self.attention(stage.pixels_read, query=p + e, key=t + t0, value=t)
+            p = self.norm(p + gathered, stage.pixels_read.norm)
         t = self.norm(t + self.attention(part.last_read, query=t + t0, key=p + e, value=p), part.last_norm)
         return t, p.transpose(1, 2).reshape(batch, channels, height, width)
 
