@@ -189,7 +189,8 @@ def count(console: Console) -> dict[str, Any]:
         table.add_column(heading, justify="right")
     result = {}
     for name, size in PUBLISHED.items():
-        net = load_config(Path(__file__).resolve().parents[1] / "config" / name / "d2ls.py", {"pretrained": False}).net.eval()
+        config = Path(__file__).resolve().parents[1] / "config" / name / "d2ls.py"
+        net = load_config(config, {"pretrained": False}).net.eval()
         millions = sum(p.numel() for p in net.parameters()) / 1e6
         small, large = (_multiply_adds(net, side) / 1e9 for side in (256, size))
         table.add_row(name, f"{millions:.2f}", f"{small:.1f}", str(size), f"{large:.1f}")
