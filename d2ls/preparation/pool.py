@@ -81,7 +81,7 @@ class _Worker:
 def _start_worker(parent: int) -> None:
     """Give up the job at Ctrl-C, and follow the parent when it is killed: nobody else would stop this process."""
     signal.signal(signal.SIGINT, _stop)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # no threads; 1 would wait for those of the parent, which a fork leaves behind
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 

@@ -46,6 +46,21 @@ def test_a_killed_process_is_noticed():
         list(pool.run(die, list(range(20)), 2, "Jobs"))
 
 
+AFTER_THREADS = """
+import cv2, numpy as np
+from d2ls.preparation import pool
+cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (0, 0), 5)  # OpenCV's threads are up
+print(sum(pool.run(abs, [1, 2, 3], 2, "Jobs")))
+"""
+
+
+def test_workers_start_after_opencv_has_used_threads():
+    finished = subprocess.run(
+        [sys.executable, "-c", AFTER_THREADS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert finished.stdout.split() == ["6"]
+
+
 SLEEPERS = """
 import os, sys, time
 from d2ls.preparation import pool
