@@ -49,14 +49,14 @@ def test_a_killed_process_is_noticed():
 AFTER_THREADS = """
 import cv2, numpy as np
 from d2ls.preparation import pool
-cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.float32), (0, 0), 5)  # OpenCV's threads are up
+cv2.GaussianBlur(np.ones((5000, 5000, 3), np.float32), (0, 0), 5)  # OpenCV starts its threads
 print(sum(pool.run(abs, [1, 2, 3], 2, "Jobs")))
 """
 
 
 def test_workers_start_after_opencv_has_used_threads():
     finished = subprocess.run(
-        [sys.executable, "-c", AFTER_THREADS], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", AFTER_THREADS], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
     )
     assert finished.stdout.split() == ["6"]
 
