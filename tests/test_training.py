@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from d2ls import training
+from d2ls import module, training
 from d2ls.callbacks import BestCheckpoint
 from d2ls.checkpoint import read_checkpoint
 from d2ls.config import load_config
@@ -109,8 +109,8 @@ def test_nothing_avoidable_is_warned_of(recwarn: pytest.WarningsRecorder, capsys
 
 def test_the_best_is_the_best_and_the_last_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter((0.9, 0.2, 0.5, 0.3))  # the first is of the check before training
-    original = training.SegmentationMetrics.compute
-    monkeypatch.setattr(training.SegmentationMetrics, "compute", lambda self: {**original(self), "F1": next(scores)})
+    original = module.SegmentationMetrics.compute
+    monkeypatch.setattr(module.SegmentationMetrics, "compute", lambda self: {**original(self), "F1": next(scores)})
     trainer = run(max_epoch=3)
     assert column("val_F1") == pytest.approx([0.2, 0.5, 0.3])
     assert (saved("tiny")["epoch"], saved("last")["epoch"]) == (1, 2)
@@ -308,7 +308,7 @@ def test_the_schedule_moves_once_an_epoch() -> None:
     settings = load_config("tiny.py", {"max_epoch": 3})
     trainer = build_trainer(settings)
     trainer.callbacks.insert(0, Watch())
-    trainer.fit(training.SegmentationModule(settings), settings.train_loader, settings.val_loader)
+    trainer.fit(module.SegmentationModule(settings), settings.train_loader, settings.val_loader)
     expected = [1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3) for _ in range(3)]
     assert rates == pytest.approx(expected)
 
@@ -342,13 +342,13 @@ def test_published_protocol_monitors_the_test_patches() -> None:
 
 def test_each_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    original = training.SegmentationModule.training_step
+    original = module.SegmentationModule.training_step
 
     def step(self: Any, batch: Any, at: int) -> Tensor:
         seen.extend(batch["name"])
         return original(self, batch, at)
 
-    monkeypatch.setattr(training.SegmentationModule, "training_step", step)
+    monkeypatch.setattr(module.SegmentationModule, "training_step", step)
     run()
     assert sorted(seen[:6]) == sorted(seen[6:])
     assert seen[:6] != seen[6:]
