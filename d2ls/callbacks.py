@@ -6,10 +6,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
-from rich.table import Table
 
 from d2ls.config import Settings
 from d2ls.metrics import Scores
+from d2ls.score_table import score_table
 
 LAST = "last"  # name of the newest checkpoint's file, without .ckpt
 
@@ -63,7 +63,7 @@ class ScoreTable(Callback):
             return
         title = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
         title += f", training loss {trainer.callback_metrics['train_loss_epoch']:.4f}"
-        self.console.print(score_table(scores, self.classes, self.scored, title))
+        self.console.print(score_table(scores["confusion"], self.classes, self.scored, title))
 
 
 class ConfigCopy(Callback):
@@ -82,26 +82,6 @@ class ConfigCopy(Callback):
         (self.folder / "config.py").write_text(header + self.settings.source + "\n", encoding="utf-8")
 
 
-def score_table(scores: Scores, classes: Sequence[str], scored: Collection[int], title: str) -> Table:
-    """Scores in percent, one row a class and the means below; classes outside the means are marked."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for name in ("IoU", "F1", "precision", "recall", "pixels"):
-        table.add_column(name, justify="right")
-    per_class = scores["per_class"]
-    for index, name in enumerate(classes):
-        values = [_percent(per_class[key][index].item()) for key in ("IoU", "F1", "precision", "recall")]
-        table.add_row(name if index in scored else f"{name} (not scored)", *values, f"{per_class['pixels'][index]:,}")
-    table.add_section()
-    table.add_row("mean", _percent(scores["mIoU"]), _percent(scores["F1"]), "", f"OA {_percent(scores['OA'])}", "")
-    return table
-
-
 def _scores_of(module: pl.LightningModule) -> Scores | None:
     """Scores of this epoch; None where it was not validated."""
     return getattr(module, "scores", None)
-
-
-def _percent(share: float) -> str:
-    """A share in percent; "-" where there was nothing to score."""
-    return f"{100 * share:.2f}" if share == share else "-"  # noqa: PLR0124  (NaN is not itself)

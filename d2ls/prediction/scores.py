@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from d2ls.datasets.files import write_bytes
 from d2ls.datasets.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.metrics import SegmentationMetrics, score_counts
+from d2ls.score_table import PER_CLASS, score_table
 
 Pixels = NDArray[np.uint8]
 MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
 """Scores of a run by their names in `metrics.json`, and what `score_counts` calls them."""
-PER_CLASS = ("IoU", "F1", "precision", "recall")
 FILES = ("metrics.json", "metrics.csv")
 RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
 
@@ -88,20 +87,10 @@ class Scores:
         }
 
     def print(self, console: Console) -> None:
-        """Show the table of classes and the means, in per cent."""
-        found = self.to_dict()
-        table = Table(title=f"{self.spec.name}: {len(self.counts)} images, per cent")
-        table.add_column("class")
-        for name in (*PER_CLASS, "pixels"):
-            table.add_column(name, justify="right")
-        for name, row in found["per_class"].items():
-            mark = "" if row["scored"] else " (not in the means)"
-            table.add_row(name + mark, *(_percent(row[name]) for name in PER_CLASS), f"{row['pixels']:,}")
-        console.print(table)
-        for name, mean in MEANS.items():
-            interval = found["intervals"][name]
-            spread = f"   95 % interval {_percent(interval[0])} to {_percent(interval[1])}" if interval else ""
-            console.print(f"{mean:8} {_percent(found[name]):>6}{spread}", highlight=False)
+        """Show the table of classes, the means and their intervals, in per cent."""
+        title = f"{self.spec.name}: {len(self.counts)} images, per cent"
+        confusion = self.total()["confusion"]
+        console.print(score_table(confusion, self.spec.classes, self.spec.scored, title, self.intervals()))
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Write `metrics.json` and `metrics.csv`.
@@ -189,10 +178,6 @@ class Tally:
 def _number(value: torch.Tensor) -> float | None:
     number = value.item()
     return None if math.isnan(number) else number
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _text(value: float | None) -> str:

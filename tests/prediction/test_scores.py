@@ -112,10 +112,12 @@ def test_the_table_names_every_class_and_marks_those_outside_the_means() -> None
     console = Console(record=True, width=120, file=Path("/dev/null").open("w"))  # noqa: SIM115
     scores_of(pictures(3)).print(console)
     text = console.export_text()
-    assert "d (not in the means)" in text
+    assert "d (not scored)" in text
     found = scores_of(pictures(3)).to_dict()
     for name in ("mIoU", "F1", "OA"):
         assert f"{100 * found[name]:.2f}" in text
+        low, high = found["intervals"][name]
+        assert f"{100 * low:.2f} to {100 * high:.2f}" in text
     assert not math.isnan(found["OA"])
 
 
