@@ -53,6 +53,7 @@ def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     # A data loader's worker sends its error as text, behind the whole traceback.
-    kind = f"{type(error).__module__}.{type(error).__qualname__}: "
+    module = type(error).__module__
+    kind = f"{'' if module == 'builtins' else f'{module}.'}{type(error).__qualname__}: "
     _, found, message = str(error).rpartition(f"\n{kind}")
     return message.strip() if found else str(error)

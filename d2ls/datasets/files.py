@@ -2,9 +2,10 @@
 
 import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,9 +79,12 @@ def read_colours(path: Path) -> Pixels:
         RGB, (H, W, 3).
 
     Raises:
-        DataError: as `read_image`.
+        DataError: as `read_image`, and lossy, or not what its checksums say.
     """
-    return read_image(path)
+    with _reading(path) as file:
+        header = _colour_header(file)
+        _check_exact(file, header)
+        return _pixels(file, header, (0, 0, header.height, header.width))
 
 
 def read_index(path: Path) -> Pixels:
@@ -101,8 +105,7 @@ def read_index(path: Path) -> Pixels:
                 f"{header.bits}-bit {header.kind} pixels where an index mask (8-bit grey or palette) is expected; "
                 "convert colour masks first (see the tools)"
             )
-        if header.format == "jpeg":
-            raise FormatError("a mask saved as JPEG: its values are no longer exact; use the original PNG or TIFF")
+        _check_exact(file, header)
         data = _whole(file, header)
     with _naming(path):
         if kind == "grey" and header.bits == 8 and header.format == "png":
@@ -181,15 +184,24 @@ def _naming(path: Path) -> Iterator[None]:
     except (cv2.error, OSError, ValueError, SyntaxError) as problem:
         if isinstance(problem, OSError) and problem.strerror:  # of the disk; Pillow's have no such text
             raise DataError(f"{path}: cannot be read: {problem.strerror}.") from problem
-        raise DataError(f"{path}: cannot be decoded, the file is damaged: {problem}.") from problem
+        raise DataError(f"{path}: cannot be decoded, the file is damaged or unusual: {_reason(problem)}.") from problem
     except MemoryError as problem:
         raise DataError(f"{path}: too large for this machine's memory.") from problem
 
 
+def _reason(problem: Exception) -> str:
+    """A decoder's words, without the place in memory that Pillow names instead of the file."""
+    return "Pillow knows no such kind of image" if isinstance(problem, UnidentifiedImageError) else str(problem)
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
-    with _naming(path), path.open("rb") as file:
-        yield file
+    with _naming(path):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
+            raise FormatError("a pipe or a device where a file is expected")
+        with path.open("rb") as file:
+            yield file
 
 
 def _check_size(file: BinaryIO, header: Header) -> None:
@@ -201,6 +213,18 @@ def _check_size(file: BinaryIO, header: Header) -> None:
         )
     if pixels * header.bits // 8 > _MOST_COMPRESSED * (size := file.seek(0, 2)):
         raise FormatError(f"{size} bytes cannot hold {header.width} x {header.height} pixels; the file is damaged")
+
+
+def _check_exact(file: BinaryIO, header: Header) -> None:
+    """Refuse a mask whose values are not those that were saved, as far as its format can tell.
+
+    A PNG's checksums are compared when it is read. Of TIFFs only deflated ones have checksums: a bit that flips in
+    another one shows where it makes an unknown value, colour or length.
+    """
+    if header.format == "jpeg" or (header.page is not None and not header.page.lossless):
+        raise FormatError("a mask saved as JPEG or otherwise lossy: its values are no longer exact; use the original")
+    if header.page is not None and header.page.deflated:
+        tiff.check_deflated(file, header.page)
 
 
 def _colour_header(file: BinaryIO) -> Header:
@@ -266,8 +290,7 @@ def _whole(file: BinaryIO, header: Header) -> bytes:
 def _decode_colours(data: bytes, header: Header) -> Pixels:
     """RGB or RGBA, (H, W, 3 or 4)."""
     if header.format == "tiff":  # OpenCV goes on, silently, where a strip cannot be decoded
-        with suppress(UnidentifiedImageError):  # Pillow does not know all kinds
-            return _pillow(data, "RGB")
+        return _pillow(data, "RGB")
     if header.kind == "palette+alpha":
         return _pillow(data, "RGBA")
     if header.kind == "rgb+alpha":

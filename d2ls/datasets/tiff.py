@@ -5,6 +5,7 @@ TIFF in memory for the decoder (TIFF 6.0, sections 2 and 15), so that nothing el
 """
 
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -19,6 +20,8 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _SAMPLES = 256, 25
 _ROWS, _COUNTS, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT = 278, 279, 284, 317, 322, 323
 _TILE_OFFSETS, _TILE_COUNTS, _FORMAT = 324, 325, 339
 _KEPT = (258, 259, 262, 266, 277, 284, 317, 320, 322, 323, 338, 339, 347, 530, 532)  # what a decoder needs to know
+_LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # none, fax, LZW, deflate, PackBits, deflate, LZMA, Zstd
+_DEFLATE = (8, 32946)
 _KINDS = {0: "white-is-zero grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 8: "cielab"}
 
 
@@ -89,6 +92,16 @@ class Page:
         return plain and self.bits == 8 and self.kind in ("rgb", "grey", "rgb+alpha") and self.get(_PHOTOMETRIC, 1) != 6
 
     @property
+    def lossless(self) -> bool:
+        """Whether decoding gives the pixels that were saved."""
+        return self.get(_COMPRESSION, 1) in _LOSSLESS
+
+    @property
+    def deflated(self) -> bool:
+        """Whether every strip or tile is a zlib stream, which ends in a checksum."""
+        return self.get(_COMPRESSION, 1) in _DEFLATE
+
+    @property
     def tiled(self) -> bool:
         """Whether it has tiles rather than strips."""
         return _TILE_OFFSETS in self.entries
@@ -144,6 +157,27 @@ def read_page(file: BinaryIO) -> Page:
     page = Page(order, entries)
     _check(page, size)
     return page
+
+
+def check_deflated(file: BinaryIO, page: Page) -> None:
+    """Compare every strip or tile of a `deflated` page with its checksum, which decoders do not read.
+
+    Raises:
+        TiffError: one is damaged, or holds more or less than its pixels.
+    """
+    part_height, part_width = page.part
+    row = -(-part_width * page.bits * (page.samples if page.separable else 1) // 8)
+    down, across = -(-page.height // part_height), -(-page.width // part_width)
+    for number, part in enumerate(_read_each(file, page.locations())):
+        last = not page.tiled and number // across % down == down - 1
+        rows = page.height - (down - 1) * part_height if last else part_height
+        stream = zlib.decompressobj()
+        try:
+            length = len(stream.decompress(part, row * part_height + 1))
+        except zlib.error as problem:
+            raise TiffError(f"a strip or tile of the TIFF is damaged ({problem})") from problem
+        if not stream.eof or not row * rows <= length <= row * part_height:
+            raise TiffError(f"a strip or tile of the TIFF has {length} bytes, expected {row * rows}")
 
 
 def read_rows(file: BinaryIO, page: Page, top: int, height: int) -> bytes:
@@ -268,6 +302,12 @@ def _check(page: Page, size: int) -> None:
     used = locations[:expected]
     if used.min() < 1 or used.max() > size or used.sum(1).max() > size:
         raise TiffError("the file breaks off before its end")
+
+
+def _read_each(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
+    """The bytes of each of these places."""
+    for place in locations:
+        yield from _read(file, place[None])
 
 
 def _read(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
