@@ -35,7 +35,7 @@ class Aggregation(nn.Module):
         for level, embed, merge in zip(maps, self.embed, slices, strict=True):
             weight, bias = embed.get_parameter("weight"), embed.get_parameter("bias")
             share = F.linear(level.permute(0, 2, 3, 1), merge @ weight, merge @ bias)
-            result = share if result is None else result + _resize(share, size)
+            result = share if result is None else result.add_(_resize(share, size))
         assert result is not None
         return result
 

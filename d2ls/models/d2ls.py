@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from d2ls.models.dictionary import Dictionary, DictionaryKind
 from d2ls.models.head import ConvHead, DictionaryHead
 from d2ls.models.interaction import HEADS, Interaction
 from d2ls.models.position import PositionCode
+from d2ls.models.slices import by_images
 
 
 @dataclass
@@ -141,19 +141,22 @@ class DynamicDictionaryLearning(nn.Module):
         if self.dictionary.kind != "dynamic":
             return D2LSOutput(self._decode(self.dictionary.static(deepest), pixels))
         dynamic = self.dictionary.dynamic(deepest)  # (B, N, C)
+        logits = self._decode(dynamic, pixels)
         if not self.training:
-            return D2LSOutput(self._decode(dynamic, pixels))
-        # Training decodes the same pixels with both dictionaries: one pass over a batch of 2B.
-        both = torch.cat([dynamic, self.dictionary.static(deepest)])
-        logits, static_logits = self._decode(both, pixels.repeat(2, 1, 1, 1)).chunk(2)
-        return D2LSOutput(logits, static_logits, dynamic)
+            return D2LSOutput(logits)
+        return D2LSOutput(logits, self._decode(self.dictionary.static(deepest), pixels), dynamic)
 
     def _decode(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Logits at full resolution of dictionaries (B, N, C) and aggregated maps (B, H/4, W/4, C)."""
+        code = None if self.position is None else self.position(*pixels.shape[1:3]).to(pixels.dtype)
+        return by_images(lambda entries, image: self._interact(entries, image, code), tokens, pixels)
+
+    def _interact(self, tokens: Tensor, pixels: Tensor, code: Tensor | None) -> Tensor:
+        """`_decode`, with the position code (H/4 * W/4, C) of the pixels."""
         height, width = pixels.shape[1:3]
         pixels = pixels.flatten(1, 2)
-        if self.interaction is not None and self.position is not None:
-            tokens, pixels = self.interaction(tokens, pixels, self.position(height, width).to(pixels.dtype))
+        if self.interaction is not None and code is not None:
+            tokens, pixels = self.interaction(tokens, pixels, code)
         return self.head(tokens, pixels, height, width)
 
 

@@ -5,10 +5,12 @@ a LayerNorm and a GELU after the first and a GELU after the second. All of these
 alone, so here they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from d2ls.models.slices import by_slices
+
+NORM_EPS = 1e-6
 
 
 class PixelUpsampler(nn.Module):
@@ -20,16 +22,21 @@ class PixelUpsampler(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width // 4, eps=1e-6)
+        self.norm = nn.LayerNorm(width // 4, eps=NORM_EPS)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, HW, C) -> (B, HW, 2 * 2, 2 * 2, C/16): the 16 full-resolution pixels of each cell; see `to_map`."""
-        # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
-        cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2)  # (B, HW, s1, s2, C/16)
-        # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
-        gain, bias = (x.unflatten(0, (-1, 4)).T for x in (self.norm.weight, self.norm.bias))
-        cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, self.norm.eps)
-        return F.gelu(F.gelu(cells))
+        return upsample(pixels, self.norm.weight, self.norm.bias)
+
+
+def upsample(pixels: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """What `PixelUpsampler` does, with the gains and biases (C/4) of its norm."""
+    # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
+    cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2)  # (B, HW, s1, s2, C/16)
+    # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
+    gain, bias = (x.unflatten(0, (-1, 4)).T for x in (gain, bias))
+    cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, NORM_EPS)
+    return F.gelu(F.gelu(cells))
 
 
 def to_map(cells: Tensor, height: int, width: int) -> Tensor:
@@ -61,17 +68,15 @@ class DictionaryHead(nn.Module):
         classes = self.token_mlp(tokens)  # (B, N, C/16)
         if self.entries_to_classes is not None:
             classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
-        # In training the upsampled pixels, the largest tensor of all, are built again when their gradient is due, an
-        # image at a time.
-        rows = [
-            checkpoint(self._products, image, of_image, use_reentrant=False)
-            for image, of_image in zip(pixels.split(1), classes.split(1), strict=True)
-        ]
-        return to_map(torch.cat(rows), height, width)
+        norm = self.upsampler.norm
+        return by_slices(_logits, [pixels.unflatten(1, (height, width)).flatten(2)], [classes, norm.weight, norm.bias])
 
-    def _products(self, pixels: Tensor, classes: Tensor) -> Tensor:
-        """Entries times upsampled pixels: (B, HW, C), (B, K, C/16) -> (B, HW * 16, K)."""
-        return self.upsampler(pixels).flatten(1, 3) @ classes.transpose(1, 2)
+
+def _logits(rows: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """Entries (B, K, C/16) times upsampled pixels, for rows of a map, (B, H, W * C): (B, K, 4 H, 4 W)."""
+    height, width = rows.shape[1], rows.shape[2] // (16 * classes.shape[-1])
+    cells = upsample(rows.unflatten(2, (width, -1)).flatten(1, 2), gain, bias)
+    return to_map(cells.flatten(1, 3) @ classes.transpose(1, 2), height, width)
 
 
 class ConvHead(nn.Module):

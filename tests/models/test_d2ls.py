@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ls.errors import ConfigError
-from d2ls.models import DynamicDictionaryLearning
+from d2ls.models import DynamicDictionaryLearning, slices
 from tests.naive import NaiveD2LS
 
 KINDS = ("dynamic", "static", "ones", "zeros")
@@ -266,17 +266,26 @@ def test_copies(clone):
         assert torch.equal(again(image), expected)
 
 
-def test_half_precision_autocast():
+@pytest.mark.parametrize("elements", [2**9, 2**20], ids=["slices", "whole"])
+def test_half_precision_autocast(elements, monkeypatch):
+    """Outputs within bfloat16's eight bits or so, and gradients that point the same way."""
+    monkeypatch.setattr(slices, "ELEMENTS", elements)
     torch.manual_seed(0)
-    net = tiny().train()
+    net = tiny()
     image = torch.randn(2, 3, 36, 44)
-    expected = net.eval()(image)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = net(image)
-        output = net.train()(image)
-        output.logits.float().square().mean().backward()
-    assert (found.float() - expected).abs().max() < 0.1 * max(1.0, expected.abs().max().item())
-    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+    found = []
+    for half in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            output = net.train()(image)
+            total = output.logits.float().square().mean() + output.static_logits.float().square().mean()
+        total.backward()
+        gradients = {n: p.grad for n, p in net.named_parameters() if p.grad is not None and p.grad.norm() > 1e-4}
+        assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+        found.append((output.logits.float().detach(), torch.cat([g.flatten() for g in gradients.values()])))
+    (expected, gradient), (logits, half_gradient) = found
+    assert (logits - expected).abs().max() < 0.1 * max(1.0, expected.abs().max().item())
+    assert torch.cosine_similarity(gradient, half_gradient, dim=0) > 0.98
 
 
 @pytest.mark.slow
@@ -288,6 +297,12 @@ def test_compiles_as_one_graph(options):
     with torch.no_grad():
         compiled = torch.compile(net, fullgraph=True)
         torch.testing.assert_close(compiled(image), net(image), rtol=1e-3, atol=1e-4)
+    gradients = []
+    for model in (net, compiled):
+        net.train().zero_grad()
+        model(image).logits.square().mean().backward()
+        gradients.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-4)
 
 
 def test_exports():

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from d2ls.models import slices
 from d2ls.models.interaction import HEADS, Attention, Interaction, Stage
 
 problems = given(
@@ -24,9 +25,15 @@ def draw(tokens, pixels, batch, seed):
 
 
 def agree(part, attentions, call, by_definition, inputs):
-    """Outputs and gradients: the folded way, the plain way and the definition."""
+    """Outputs and gradients: the folded way in one slice and in several, the plain way and the definition."""
     results = []
-    for folded, run in ((True, call), (False, call), (None, by_definition)):
+    for folded, elements, run in (
+        (True, 2**20, call),
+        (True, 2**9, call),
+        (False, 2**20, call),
+        (None, 1, by_definition),
+    ):
+        slices.ELEMENTS = elements
         for attention in attentions:
             attention.is_folded = lambda num_tokens, folded=folded: folded
         outputs = run()
@@ -35,6 +42,13 @@ def agree(part, attentions, call, by_definition, inputs):
     for other in results[1:]:
         for found, expected in zip(results[0], other, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.fixture(autouse=True)
+def slices_as_before():
+    elements = slices.ELEMENTS
+    yield
+    slices.ELEMENTS = elements
 
 
 @settings(max_examples=20, deadline=None)
