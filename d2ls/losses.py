@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from d2ls.errors import ConfigError, DataError
+from d2ls.processes import Gather, all_gather, place
 
 LABEL_SMOOTHING = 0.05
 DICE_SMOOTHING = 0.05
@@ -39,6 +40,9 @@ class D2LSLoss(nn.Module):
 
     The total is the plain sum of the other terms: each is returned as it enters the sum, weight included.
     A weight of 0 switches its term off.
+
+    With several processes whose gradients are averaged (DDP, FSDP), the contrastive term is that of their joint batch,
+    in value and gradient, as is the average of the cross entropies; Dice is taken on each process's own batch.
 
     Args:
         ignore_index: label of pixels that count in no term; it must not be one of the classes 0..K-1.
@@ -69,10 +73,12 @@ class D2LSLoss(nn.Module):
         Returns:
             Scalars by name: "cross_entropy", "dice", "auxiliary" and "contrastive" (the last two only where they
             exist), and "loss", their sum. A batch without any labelled pixel gives 0 for all of them, with zero
-            gradients: nothing is learnt from it, not even by the contrastive term.
+            gradients: nothing is learnt from it, not even by the contrastive term (of several processes: unless
+            another one's batch has a labelled pixel).
 
         Raises:
-            DataError: the mask's type or shape does not fit the logits, or it holds a label that is no class.
+            DataError: the mask's type or shape does not fit the logits, it holds a label that is no class, or the
+                batches of several processes differ in size.
             ConfigError: `ignore_index` is one of the classes of the logits.
             TypeError: `output` is neither logits nor a training output.
         """
@@ -85,6 +91,8 @@ class D2LSLoss(nn.Module):
             terms["auxiliary"] = self.auxiliary_weight * soft_cross_entropy(static_logits, mask, self.ignore_index)
         if dictionary is not None and self.contrastive_weight:
             labelled = (mask != self.ignore_index).any()
+            if place().number > 1:
+                dictionary, labelled = _of_all_processes(dictionary, labelled)
             terms["contrastive"] = self.contrastive_weight * labelled * contrastive_loss(dictionary)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
@@ -134,8 +142,8 @@ def contrastive_loss(dictionary: Tensor) -> Tensor:
     """Spread of each entry over the batch, relative to the spread between entries (paper, section 3.4).
 
     With m_n the batch mean of entry n: the mean over (b, n) of |D[b, n] - m_n|^2, divided by the mean over pairs
-    n < n' of |m_n - m_n'|^2 plus 1e-6. One image alone gives exactly 0. Both means are over the images given, so
-    several processes take them over all their images by gathering their dictionaries first.
+    n < n' of |m_n - m_n'|^2 plus 1e-6. One image alone gives exactly 0. Both means are over the images given:
+    `D2LSLoss` gives it those of all processes.
 
     Args:
         dictionary: entries of each image, (B, N, C), N at least 2.
@@ -193,6 +201,22 @@ def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool 
             f"The mask holds the labels {found[:10]} in {int(wrong.sum())} pixels; expected the classes "
             f"0..{classes - 1} or ignore_index={ignore_index}. Check num_classes and ignore_index against the masks."
         )
+
+
+def _of_all_processes(dictionary: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+    """The dictionaries (W * B, N, C) of all W processes, and whether any of their masks has a labelled pixel.
+
+    Every process must call this in every step, whatever its batch holds: it waits for all of them.
+    """
+    own = torch.stack([labelled.new_tensor(len(dictionary), dtype=torch.long), labelled.long()])
+    sizes, labels = all_gather(own).unbind(dim=1)
+    if len(set(sizes.tolist())) > 1:
+        raise DataError(
+            f"The batches of the {len(sizes)} processes have {sizes.tolist()} images; expected one size. "
+            "Let the training loader drop the last, smaller batch, as d2ls.datasets.loading.training_loader does."
+        )
+    joint: Tensor = Gather.apply(_at_least_float32(dictionary))
+    return joint, labels.any()
 
 
 class _LabelledSums(torch.autograd.Function):
