@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from d2ls.datasets import potsdam
 from d2ls.datasets.pairs import SUFFIXES
 from d2ls.datasets.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -47,9 +48,21 @@ def split_all(originals: Sequence[Original], cutting: Cutting, workers: int, *, 
                 f"{folder}: {len(strange)} patches of these tiles are not of this run (first: {strange[0]}): made with "
                 "other settings? Training would read them too; delete the folder and split again to be rid of them"
             )
+    total.notes += faulty_tiles(originals, cutting.spec)
     total.written.sort()
     total.notes.sort()
     return total
+
+
+def faulty_tiles(originals: Sequence[Original], spec: DatasetSpec) -> list[str]:
+    """Notes on tiles whose official labels are known to be wrong."""
+    faulty = f"top_potsdam_{potsdam.LEFT_OUT_TILE}"
+    return [
+        f"{original.mask}: the official labels of this tile are faulty, and it is in no split; training would read its "
+        "patches: move the tile away and delete them"
+        for original in originals
+        if spec.name == potsdam.SPEC.name and original.stem == faulty
+    ]
 
 
 def foreign_patches(folder: Path, stems: set[str], written: set[str]) -> list[str]:

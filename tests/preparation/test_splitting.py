@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2ls.datasets import files, vaihingen
+from d2ls.datasets import files, potsdam, vaihingen
 from d2ls.errors import DataError
 from d2ls.preparation.originals import Original
 from d2ls.preparation.splitting import split_all
@@ -73,6 +73,20 @@ def test_patches_of_other_settings_are_reported_and_kept(tmp_path):
     assert "another" not in "".join(report.notes)
     assert oracle.hashes(tmp_path / "out").keys() > before
     assert not split_all(originals, cutting(tmp_path / "new"), 1).notes
+
+
+def test_a_tile_with_faulty_labels_is_told(tmp_path):
+    image, mask = oracle.draw(np.random.default_rng(0), (64, 64))
+    originals = []
+    for name in ("7_9", "7_10"):
+        files_of = [tmp_path / "in" / f"top_potsdam_{name}_{what}.png" for what in ("RGB", "label")]
+        for path, pixels in zip(files_of, (image, mask), strict=True):
+            oracle.save(path, pixels)
+        originals.append(Original(f"top_potsdam_{name}", *files_of))
+    notes = split_all(originals, cutting(tmp_path / "out", spec=potsdam.SPEC), 1).notes
+    assert len(notes) == 1
+    assert "top_potsdam_7_10_label.png: the official labels of this tile are faulty" in notes[0]
+    assert not split_all(originals, cutting(tmp_path / "other"), 1).notes, "another data set's tile of that name"
 
 
 def test_unfinished_files_of_a_killed_run_go_away_and_others_stay(tmp_path):
