@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -10,8 +11,6 @@ from rich.console import Console
 from d2ls.config import Settings
 from d2ls.metrics import Scores
 from d2ls.score_table import score_table
-
-LAST = "last"  # name of the newest checkpoint's file, without .ckpt
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -37,17 +36,12 @@ class BestCheckpoint(ModelCheckpoint):
         if _scores_of(pl_module) is not None:
             super().on_train_epoch_end(trainer, pl_module)
 
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, of every epoch, validated or not.
-
-    Lightning's own `save_last` writes only where a best one was written.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(
-            dirpath=settings.weights_path, filename=LAST, save_on_train_epoch_end=True, enable_version_counter=False
-        )
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the best ones so far, also where their folder was moved."""
+        before, now = str(state_dict["dirpath"]), str(self.dirpath)
+        paths = {name: state_dict[name].replace(before, now, 1) for name in state_dict if name.endswith("_model_path")}
+        kept = {path.replace(before, now, 1): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": kept, "dirpath": self.dirpath})
 
 
 class ScoreTable(Callback):

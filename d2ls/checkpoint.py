@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from d2ls.datasets.spec import DatasetSpec
-from d2ls.errors import CheckpointError
-from d2ls.models import DynamicDictionaryLearning, load_reference_weights
-from d2ls.models.pretrained import load_file, state_dict_of
+from d2ls.errors import CheckpointError, ConfigError
+from d2ls.models import DynamicDictionaryLearning, deferred_weights, load_reference_weights
+from d2ls.models.weight_files import load_file, state_dict_of
 
 KEY = "d2ls"  # where a checkpoint carries our description
 _DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most
@@ -27,6 +27,7 @@ class Checkpoint:
         spec: the data set it was trained on; None where the file does not say.
         is_reference: whether the names are those of the reference implementation.
         epochs: finished epochs of the training run that the file can resume; None where it holds weights alone.
+        batches: batches of the next epoch that it has behind it, too; all of them where only its validation is left.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Checkpoint:
     spec: DatasetSpec | None = None
     is_reference: bool = False
     epochs: int | None = None
+    batches: int = 0
     _digest: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -49,14 +51,20 @@ class Checkpoint:
         """The network of this checkpoint, with its weights, in evaluation.
 
         Raises:
-            CheckpointError: the file does not say how its network was built.
+            CheckpointError: the file does not say how its network was built, or cannot mean what it says.
         """
         if self.arguments is None:
             raise CheckpointError(
                 f"{self.path} does not say how its network was built (it was not written by a d2ls training run). "
                 "Name the config that describes it with -c."
             )
-        net = DynamicDictionaryLearning(**self.arguments)
+        try:
+            with deferred_weights():
+                net = DynamicDictionaryLearning(**self.arguments)
+        except Exception as error:  # whatever comes of arguments that were not ours
+            raise CheckpointError(
+                f"{self.path}: the network that it describes ({KEY}, model) cannot be built: {error}."
+            ) from error
         load_weights(net, self)
         return net.eval()
 
@@ -81,15 +89,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     tensors = state_dict_of(content, str(path))
     # Lightning puts the network's tensors under "net."; what stands beside them is the loss's.
     weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")} or tensors
-    carried = content.get(KEY) or {}
-    dataset = carried.get("dataset")
+    carried = _description(content, path)
+    position = _position(content, carried)
     return Checkpoint(
         path,
         weights,
         arguments=carried.get("model"),
-        spec=None if dataset is None else DatasetSpec.from_dict(dataset),
+        spec=carried.get("dataset"),
         is_reference=not carried and any(name.startswith(("decoder.", "linear_c.")) for name in weights),
-        epochs=content["epoch"] + 1 if content.get("optimizer_states") and KEY in content else None,
+        epochs=position.get("epochs"),
+        batches=position.get("batches", 0),
     )
 
 
@@ -129,6 +138,29 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
             )
     net.load_state_dict(checkpoint.weights)
     return []
+
+
+def _description(content: Any, path: Path) -> dict[str, Any]:
+    """What a checkpoint carries beside its tensors: "model" as a dict, "dataset" as a DatasetSpec, or None."""
+    carried = content.get(KEY) or {}
+    parts = [carried, *map(carried.get, ("model", "dataset"))] if isinstance(carried, dict) else [carried]
+    if wrong := [part for part in parts if not isinstance(part, dict | None)]:
+        raise CheckpointError(f"{path}: its description ({KEY}: model, dataset) is damaged: {wrong[0]!r:.60}.")
+    if (dataset := carried.get("dataset")) is None:
+        return carried
+    try:
+        return carried | {"dataset": DatasetSpec.from_dict(dataset)}
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its description ({KEY}: dataset) is damaged: {error}") from error
+
+
+def _position(content: Any, carried: dict[str, Any]) -> dict[str, int]:
+    """How far the run was that wrote a checkpoint; empty where the file cannot resume one."""
+    if KEY not in content or not content.get("optimizer_states"):
+        return {}
+    # Checkpoints of the first versions stand at the end of an epoch.
+    position: dict[str, int] = carried.get("position") or {"epochs": content["epoch"] + 1}
+    return position
 
 
 def _load_reference(net: nn.Module, checkpoint: Checkpoint) -> list[str]:

@@ -15,3 +15,10 @@ class DataError(D2LSError):
 
 class CheckpointError(D2LSError):
     """A weight file that cannot be read or does not fit the network."""
+
+
+class Terminated(SystemExit):
+    """The process was asked to end (SIGTERM) and did so in order; its exit code is 143."""
+
+    def __init__(self) -> None:
+        super().__init__(143)

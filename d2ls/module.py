@@ -1,17 +1,24 @@
 """The LightningModule of a config: network, loss, metrics and optimiser, in the steps of a training run."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from d2ls.checkpoint import KEY, describe
 from d2ls.config import Settings
-from d2ls.errors import DataError
+from d2ls.errors import ConfigError, DataError
 from d2ls.metrics import Scores, SegmentationMetrics
 from d2ls.optim import resume_schedule
+from d2ls.processes import average
+from d2ls.resume import begin_loader, position
+from d2ls.skipped import SkippedBatches
 
 
 class SegmentationModule(pl.LightningModule):
@@ -26,53 +33,91 @@ class SegmentationModule(pl.LightningModule):
         self.settings = settings
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.net: torch.nn.Module = settings.net.to(memory_format=self.memory_format)
+        if settings.checkpoint_backbone:
+            _checkpoint_backbone(self.net)
+        if settings.compile:
+            self.net.compile()
         self.loss: torch.nn.Module = settings.loss
         self.spec = getattr(settings.val_dataset, "spec", None)
         scored = None if self.spec is None else self.spec.scored
         self.metrics = SegmentationMetrics(settings.num_classes, settings.ignore_index, scored)
+        self.val_loss = MeanMetric(nan_strategy="disable")
         self.scores: Scores | None = None  # of this epoch's validation
+        self.skipped = SkippedBatches(settings.max_skipped_batches)
+
+    def setup(self, stage: str) -> None:
+        """Log at least one step of an epoch; only now the number of processes that share it is known."""
+        self.trainer.log_every_n_steps = min(10, len(self.settings.train_loader))
 
     def forward(self, image: Tensor) -> Any:
         """What the network makes of an image batch (B, 3, H, W)."""
         return self.net(image.contiguous(memory_format=self.memory_format))
 
-    def on_train_epoch_start(self) -> None:
-        """Forget the scores of the epoch before; the last epoch is always validated."""
-        self.scores = None
+    def on_train_start(self) -> None:
+        """The last epoch is always validated, also where a run goes on inside it."""
         if self.current_epoch + 1 == self.trainer.max_epochs:
             self.trainer.check_val_every_n_epoch = 1
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the epoch before."""
+        self.scores, self.skipped.in_epoch = None, 0
+        self.on_train_start()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed each step by its place, so that a resumed run drops the paths that an uninterrupted one would."""
         place = (self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
-    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
-        """The total loss of a batch; each term is logged as `train_<term>`."""
+    def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
+        """The total loss of a batch as "loss", and the mean of each term over the processes as "terms".
+
+        A batch whose loss is not finite has no terms and no gradients; too many of them are an error.
+        """
         terms = self.loss(self(batch["image"]), batch["mask"])
-        if not torch.isfinite(terms["loss"]):
-            found = ", ".join(f"{name}={term.item():.4g}" for name, term in terms.items())
-            raise DataError(
-                f"the loss is not finite in step {self.global_step} ({found}); the batch holds "
-                f"{', '.join(batch['path'])}. Look at these files; a lower lr or gradient_clip_val=1 may help."
+        # One exchange for all terms: every process learns of a loss that is not finite, and none is left waiting.
+        means = average(torch.stack([term.detach() for term in terms.values()])).tolist()
+        logged = dict(zip(terms, means, strict=True))
+        self.log("train_loss", logged["loss"], on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        if math.isfinite(logged["loss"]):
+            return {"loss": terms["loss"], "terms": logged}
+        folder = Path(self.logger.log_dir) if self.logger is not None and self.logger.log_dir else None
+        self.skipped.add(folder, self.current_epoch, self.global_step, terms, batch["path"])
+        return {"loss": sum(parameter.sum() * 0 for parameter in self.parameters()), "terms": {}}
+
+    def on_after_backward(self) -> None:
+        """Name parameters without a gradient in the first step: DDP would wait for it and fail in the second."""
+        strategy = self.settings.strategy
+        if self.global_step or not isinstance(self.trainer.strategy, DDPStrategy) or strategy.endswith("_true"):
+            return
+        if unused := [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]:
+            raise ConfigError(
+                f"strategy={strategy!r}: {len(unused)} parameters have no gradient (first: {unused[0]}). Leave them "
+                "out of the network, freeze them with requires_grad_(False), or set "
+                "strategy='ddp_find_unused_parameters_true', which is slower."
             )
-        logged = {f"train_{name}": term.detach() for name, term in terms.items()}
-        self.log_dict(logged, on_step=True, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
-        return terms["loss"]
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Leave the weights as they are where every batch of the step was left out."""
+        if self.skipped.in_epoch and not any(p.grad is not None and p.grad.any() for p in self.parameters()):
+            self.zero_grad(set_to_none=True)  # a gradient of 0 would let momentum and decay move them
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """Count the pixels of a batch by true and predicted class."""
         if "mask" not in batch:
             raise DataError(f"{batch['path'][0]}: a validation image without a mask cannot be scored.")
+        mask, images = batch["mask"], len(batch["image"])
+        if getattr(self.settings.val_loader.sampler, "surplus", False):
+            mask, images = torch.full_like(mask, self.settings.ignore_index), 0
         logits = self(batch["image"])
-        loss = self.loss(logits, batch["mask"])["loss"]
-        self.log("val_loss", loss, on_epoch=True, sync_dist=True, batch_size=len(batch["image"]))
-        self.metrics.update(logits, batch["mask"])
+        self.val_loss.update(self.loss(logits, mask)["loss"], weight=images)
+        self.metrics.update(logits, mask)
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU, mean F1 and OA, and the IoU of each class, over all processes together."""
         self.scores = self.metrics.compute()
         self.metrics.reset()
+        self.log("val_loss", self.val_loss.compute(), sync_dist=True)
+        self.val_loss.reset()
         means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
         self.log_dict(means, prog_bar=True, sync_dist=True)
         iou = self.scores["per_class"]["IoU"].tolist()
@@ -87,12 +132,28 @@ class SegmentationModule(pl.LightningModule):
         return chosen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let a resumed run follow the learning rates, weight decay and length that the config has now."""
+        """Let a run that goes on follow the learning rates, weight decay and length that the config has now."""
         resume_schedule(
             self.settings.optimizer, self.settings.lr_scheduler, checkpoint["optimizer_states"][0],
             next(iter(checkpoint["lr_schedulers"]), None),
         )  # fmt: skip
+        carried = checkpoint.get(KEY) or {}
+        if "position" in carried:
+            begin_loader(self.settings.train_loader, carried["position"])
+            self.skipped.in_epoch, self.skipped.in_run = carried["skipped"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the network without the config: constructor arguments, classes, colours, scored classes."""
-        checkpoint[KEY] = describe(self.net, self.spec)
+        """Add what rebuilds the network without the config (arguments, classes, colours), and how far the run is."""
+        checkpoint[KEY] = describe(self.net, self.spec) | {
+            "position": position(self.trainer, self.settings.train_loader),
+            "skipped": [self.skipped.in_epoch, self.skipped.in_run],
+        }
+
+
+def _checkpoint_backbone(net: torch.nn.Module) -> None:
+    checkpoint = getattr(getattr(net, "backbone", None), "checkpoint_gradients", None)
+    if checkpoint is None:
+        raise ConfigError(
+            f"checkpoint_backbone=True: a {type(net).__name__} has no backbone of ours. Set checkpoint_backbone=False."
+        )
+    checkpoint()

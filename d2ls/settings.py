@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from d2ls.datasets.loading import begins_anywhere
 from d2ls.errors import ConfigError
 
 PROTOCOLS = ("strict", "published")
@@ -38,7 +39,7 @@ _NONE = type(None)
 SETTINGS: dict[str, Setting] = {
     "max_epoch": Setting((int,), None, "epochs", required=True),
     "train_batch_size": Setting((int,), 1, "training samples of a step, on each process", for_config=True),
-    "val_batch_size": Setting((int,), 1, "validation images of a batch"),
+    "val_batch_size": Setting((int,), 1, "validation images of a batch, on each process"),
     "lr": Setting(
         (float,),
         None,
@@ -59,20 +60,28 @@ SETTINGS: dict[str, Setting] = {
     "monitor_mode": Setting((str,), "max", "max or min"),
     "save_top_k": Setting((int,), 1, "how many best checkpoints to keep; -1 all"),
     "save_last": Setting((bool,), True, "keep the last checkpoint too"),
+    "save_every_n_steps": Setting(
+        (int,), 0, "steps from one save of the last checkpoint to the next inside an epoch; 0: at its end only"
+    ),
     "check_val_every_n_epoch": Setting((int,), 1, "epochs from one validation to the next"),
     "pretrained_ckpt_path": Setting((str, _NONE), None, "checkpoint whose weights training starts from"),
     "resume_ckpt_path": Setting(
         (str, _NONE), None, 'checkpoint of a run to continue; "last" is this run\'s own last one'
     ),
+    "auto_resume": Setting((bool,), False, "go on from this run's own last checkpoint if there is one"),
     "gpus": Setting((int, str, list, tuple), "auto", "number of devices, a list of them, or auto"),
     "num_nodes": Setting((int,), 1, "number of machines"),
     "strategy": Setting((str,), "auto", "Lightning's strategy, such as ddp"),
     "accelerator": Setting((str,), "auto", "Lightning's accelerator: auto, cpu, gpu, mps"),
     "precision": Setting((str, int), "32-true", "Lightning's precision: 32-true, bf16-mixed, 16-mixed"),
+    "sync_batchnorm": Setting((bool,), False, "normalise batches over all processes together; on GPUs only"),
     "deterministic": Setting((bool, str), "warn", "repeatable kernels: True, False or warn"),
     "seed": Setting((int,), 42, "decides initial weights, order of samples and augmentation"),
     "accumulate_grad_batches": Setting((int,), 1, "batches whose gradients make one step"),
     "gradient_clip_val": Setting((float, _NONE), None, "largest norm of the gradient"),
+    "max_skipped_batches": Setting(
+        (int,), 0, "batches of an epoch that may be left out for a loss that is not finite; one more is an error"
+    ),
     "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", for_config=True),
     "backbone": Setting((str,), None, "timm model name", for_config=True),
     "pretrained": Setting(
@@ -82,8 +91,14 @@ SETTINGS: dict[str, Setting] = {
     "protocol": Setting(
         (str,), "strict", "strict (never select on test or training data) or published", for_config=True
     ),
-    "num_workers": Setting((int,), 2, "processes that read training samples", for_config=True),
+    "num_workers": Setting(
+        (int,), 2, "processes that read training samples, for each training process", for_config=True
+    ),
     "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
+    "compile": Setting((bool,), False, "torch.compile the network: slow first steps, then faster ones"),
+    "checkpoint_backbone": Setting(
+        (bool,), False, "compute the backbone's maps again in the backward pass instead of keeping them: less memory"
+    ),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
     "net": Setting((), None, "the network", required=True),
     "loss": Setting((), None, "the loss", required=True),
@@ -124,7 +139,7 @@ def check_contradictions(settings: Any) -> None:
     for name in ("max_epoch", "train_batch_size", "val_batch_size", "check_val_every_n_epoch", "num_nodes",
                  "accumulate_grad_batches", "num_classes"):  # fmt: skip
         _refuse(getattr(settings, name) < 1, settings, name, "expected at least 1")
-    for name in ("num_workers", "seed"):
+    for name in ("num_workers", "seed", "save_every_n_steps", "max_skipped_batches"):
         _refuse(getattr(settings, name) < 0, settings, name, "expected at least 0")
     for name, choices in (("protocol", PROTOCOLS), ("monitor", MONITORS), ("monitor_mode", ("max", "min"))):
         _refuse(getattr(settings, name) not in choices, settings, name, f"expected one of {', '.join(choices)}")
@@ -151,6 +166,14 @@ def check_contradictions(settings: Any) -> None:
                 f"{split}_dataset ({spec.name}) has {found[0]} classes and ignore_index={found[1]}; the config says "
                 f"ignore_index={settings.ignore_index}",
             )  # fmt: skip
+    for name in ("save_every_n_steps", "auto_resume"):
+        needs_last = bool(getattr(settings, name)) and not settings.save_last
+        _refuse(needs_last, settings, name, "it needs the last checkpoint: set save_last=True")
+    inside = settings.save_every_n_steps and not begins_anywhere(settings.train_loader)
+    _refuse(
+        inside, settings, "save_every_n_steps",
+        "train_loader cannot begin inside an epoch; make it with d2ls.datasets.loading.training_loader",
+    )  # fmt: skip
     clip = settings.gradient_clip_val
     _refuse(clip is not None and clip <= 0, settings, "gradient_clip_val", "expected a norm above 0, or None")
 

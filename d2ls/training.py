@@ -2,25 +2,36 @@
 
 import contextlib
 import logging
+import re
 import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from d2ls.callbacks import LAST, BestCheckpoint, ConfigCopy, LastCheckpoint, ScoreTable
+from d2ls.callbacks import BestCheckpoint, ConfigCopy, ScoreTable
 from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
 from d2ls.config import Settings
-from d2ls.errors import ConfigError
+from d2ls.devices import SyncBatchNorm, check_devices, ending_together
+from d2ls.errors import ConfigError, D2LSError, Terminated
+from d2ls.labels_check import check_labels
+from d2ls.last_checkpoint import LastCheckpoint
+from d2ls.loss_log import LossLog
 from d2ls.module import SegmentationModule
+from d2ls.resume import Start, choose_start, is_finished, tidy
+from d2ls.saving import LAST, WholeCheckpoints
+from d2ls.termination import Termination
 
 LOGS = Path("lightning_logs")
-DEVICE_SETTINGS = ("accelerator", "gpus", "num_nodes", "strategy", "precision", "deterministic")
+DEVICE_SETTINGS = ("accelerator", "gpus", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic")
 
 
 def train(settings: Settings) -> pl.Trainer:
@@ -29,24 +40,40 @@ def train(settings: Settings) -> pl.Trainer:
     Raises:
         D2LSError: weights, data or settings that cannot be used; says which and what to do.
         KeyboardInterrupt: Ctrl+C, or an interrupt signal.
+        Terminated: SIGTERM; the state was saved first, at the next step.
     """
-    resumed = _resumed(settings)
+    start = choose_start(settings)
     pl.seed_everything(settings.seed, workers=True)
-    _initial_weights(settings, resumed)
+    initial_weights(settings, start.checkpoint)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    module = SegmentationModule(settings)
-    with _without_noise():
-        trainer = build_trainer(settings, console)
-        if resumed is None and (best := Path(settings.weights_path) / f"{settings.weights_name}.ckpt").exists():
-            console.print(f"note: {_short(best)} of an earlier run will be replaced")
-        _fit(trainer, module, resumed, console)
+    with _without_noise(), Termination() as termination:
+        trainer = build_trainer(settings, console, continued=start.own, termination=termination)
+        notes = check_devices(settings, trainer)
+        if trainer.is_global_zero:
+            _tell(settings, start, notes, console)
+        if is_finished(settings, start.checkpoint):
+            return trainer
+        check_labels(settings)
+        _fit(trainer, SegmentationModule(settings), start.checkpoint, console)
     if trainer.is_global_zero:
         _conclude(trainer, settings, console)
     return trainer
 
 
-def build_trainer(settings: Settings, console: Console | None = None) -> pl.Trainer:
+def build_trainer(
+    settings: Settings,
+    console: Console | None = None,
+    *,
+    continued: bool = False,
+    termination: Termination | None = None,
+) -> pl.Trainer:
     """The Lightning Trainer of a config: devices, precision, logs, checkpoints.
+
+    Args:
+        settings: a config as `load_config` read it.
+        console: where tables of scores are printed.
+        continued: whether the run goes on from its own last checkpoint.
+        termination: tells the run to end; it must be entered.
 
     Raises:
         ConfigError: devices, strategy or precision that Lightning refuses.
@@ -60,10 +87,11 @@ def build_trainer(settings: Settings, console: Console | None = None) -> pl.Trai
     scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(classes)))
     callbacks: list[Callback] = [
         ConfigCopy(settings, Path(log.log_dir)),
+        LossLog(),
         ScoreTable(console or Console(), classes, scored),
         RichProgressBar(),
         BestCheckpoint(settings),
-        *([LastCheckpoint(settings)] if settings.save_last else []),
+        LastCheckpoint(settings, termination or Termination()),
     ]
     batches = len(settings.train_loader)
     try:
@@ -79,6 +107,7 @@ def build_trainer(settings: Settings, console: Console | None = None) -> pl.Trai
             check_val_every_n_epoch=settings.check_val_every_n_epoch,
             deterministic=settings.deterministic,
             benchmark=not settings.deterministic,
+            plugins=_plugins(settings, continued),
             logger=loggers,
             callbacks=callbacks,
             log_every_n_steps=min(10, batches),
@@ -91,29 +120,7 @@ def build_trainer(settings: Settings, console: Console | None = None) -> pl.Trai
         raise ConfigError(f"Lightning cannot train with {given}: {error}") from error
 
 
-def _resumed(settings: Settings) -> Checkpoint | None:
-    """The checkpoint that the run continues; "last" is the run's own."""
-    given = settings.resume_ckpt_path
-    if given is None:
-        return None
-    path = Path(settings.weights_path) / f"{LAST}.ckpt" if given == LAST else Path(given)
-    if not path.is_file():
-        raise ConfigError(f"resume_ckpt_path={given!r}: no checkpoint {path}.")
-    checkpoint = read_checkpoint(path)
-    if checkpoint.epochs is None:
-        raise ConfigError(
-            f"resume_ckpt_path={given!r}: {path} holds weights, but not the state of a training run. "
-            "To start from its weights, set pretrained_ckpt_path."
-        )
-    if checkpoint.epochs > settings.max_epoch:
-        raise ConfigError(
-            f"resume_ckpt_path={given!r}: {path} has {checkpoint.epochs} epochs behind it, more than "
-            f"max_epoch={settings.max_epoch}. Raise max_epoch to train on."
-        )
-    return checkpoint
-
-
-def _initial_weights(settings: Settings, resumed: Checkpoint | None) -> None:
+def initial_weights(settings: Settings, resumed: Checkpoint | None) -> None:
     """Weights that training starts from: a checkpoint's, or ImageNet's in the backbone."""
     if resumed is not None:
         load_weights(settings.net, resumed)
@@ -123,21 +130,56 @@ def _initial_weights(settings: Settings, resumed: Checkpoint | None) -> None:
         backbone.load_pretrained()
 
 
+def _plugins(settings: Settings, continued: bool) -> list[Any]:
+    plugins: list[Any] = [WholeCheckpoints(continued=continued)]
+    if settings.sync_batchnorm:
+        plugins.append(SyncBatchNorm())
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # it would answer SIGTERM and SIGUSR1 in its own way
+    return plugins
+
+
+def _tell(settings: Settings, start: Start, notes: list[str], console: Console) -> None:
+    """Clear the way for a run, and say what it starts from."""
+    tidy(settings, start)
+    best = Path(settings.weights_path) / f"{settings.weights_name}.ckpt"
+    if start.checkpoint is None and best.exists():
+        notes.append(f"{_short(best)} of an earlier run will be replaced")
+    for note in (*notes, *start.notes):
+        console.print(note if note.startswith("warning: ") else f"note: {note}")
+
+
 def _fit(trainer: pl.Trainer, module: SegmentationModule, resumed: Checkpoint | None, console: Console) -> None:
     """Run the epochs; an interrupt stays one."""
     loaders = module.settings.train_loader, module.settings.val_loader
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, *loaders, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
+        with ending_together(trainer):
+            trainer.fit(module, *loaders, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
+    except (Terminated, SIGTERMException) as end:
+        _tell_of_last(trainer, console)
+        raise Terminated from end
     except SystemExit as end:
         if not trainer.interrupted:
             raise
         # Lightning answers Ctrl+C by switching it off and leaving with exit code 1.
         signal.signal(signal.SIGINT, handler)
-        for saved in trainer.checkpoint_callbacks:
-            if isinstance(saved, LastCheckpoint) and saved.best_model_path and trainer.is_global_zero:
-                console.print(f"{_short(saved.best_model_path)} holds the last whole epoch: resume_ckpt_path={LAST}")
+        _tell_of_last(trainer, console)
         raise KeyboardInterrupt from end
+    except RuntimeError as error:
+        if not re.search(r"DataLoader worker \(pid", str(error)):
+            raise
+        _tell_of_last(trainer, console)
+        raise D2LSError(
+            f"a process that reads images was killed ({str(error).splitlines()[0].strip()}). Mostly the memory ran "
+            "out: a smaller num_workers needs less. auto_resume=True goes on from the last checkpoint."
+        ) from error
+
+
+def _tell_of_last(trainer: pl.Trainer, console: Console) -> None:
+    for saved in trainer.checkpoint_callbacks if trainer.is_global_zero else ():
+        if isinstance(saved, LastCheckpoint) and saved.path is not None and saved.saved:
+            console.print(f"{_short(saved.path)} holds {saved.saved}: resume_ckpt_path={LAST}")
 
 
 @contextlib.contextmanager
@@ -148,7 +190,13 @@ def _without_noise() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # Lightning's own use of torch; and our checkpoints replace older ones on purpose.
-            for message in (".*LeafSpec", "Checkpoint directory .* exists and is not empty"):
+            # What is logged is the mean over all processes already.
+            known = (
+                ".*LeafSpec",
+                "Checkpoint directory .* exists and is not empty",
+                "It is recommended to use `self.log",
+            )
+            for message in known:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
@@ -163,8 +211,8 @@ def _conclude(trainer: pl.Trainer, settings: Settings, console: Console) -> None
     for saved in trainer.checkpoint_callbacks:
         if isinstance(saved, BestCheckpoint) and saved.best_model_path and saved.best_model_score is not None:
             console.print(f"best {settings.monitor}: {saved.best_model_score:.4f}, in {_short(saved.best_model_path)}")
-        elif isinstance(saved, LastCheckpoint) and saved.best_model_path:
-            console.print(f"last checkpoint: {_short(saved.best_model_path)}")
+        elif isinstance(saved, LastCheckpoint) and saved.path is not None:
+            console.print(f"last checkpoint: {_short(saved.path)}")
     console.print(f"log and config: {_short(trainer.loggers[0].log_dir or LOGS)}")
 
 

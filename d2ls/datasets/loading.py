@@ -1,16 +1,22 @@
 """Loaders whose order and content depend on seed and epoch alone, whatever the number of workers."""
 
+import ctypes
+import signal
+import sys
 from collections.abc import Iterator, Sized
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor, distributed
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from d2ls.datasets.segmentation import Draw, Sample, SegmentationDataset
 from d2ls.errors import DataError
+from d2ls.processes import place
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+GRACE = 60  # seconds that a worker goes on after SIGTERM
 
 
 class DrawSampler(Sampler[Draw]):
@@ -35,11 +41,21 @@ class DrawSampler(Sampler[Draw]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self._begun = (0, 0)
         self._rank, self._world = rank, world
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws; Lightning calls it."""
         self.epoch = epoch
+
+    def begin_at(self, epoch: int, batches: int) -> None:
+        """Leave out the first batches of an epoch, which a run that goes on has behind it; `len` stays the same."""
+        self.epoch, self._begun = epoch, (epoch, batches)
+
+    def order(self) -> dict[str, int]:
+        """What the order of an epoch and its division into batches depend on, besides the epoch."""
+        _, world = _place(self._rank, self._world)
+        return {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
 
     def __len__(self) -> int:
         _, world = _place(self._rank, self._world)
@@ -57,12 +73,16 @@ class DrawSampler(Sampler[Draw]):
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.dataset))
         seeds = rng.integers(2**62, size=len(order))
-        for position in range(rank, number * world, world):
+        epoch, batches = self._begun
+        behind = batches * self.batch_size if epoch == self.epoch else 0
+        for position in range(rank + behind * world, number * world, world):
             yield Draw(int(order[position]), int(seeds[position]))
 
 
 class ShareSampler(Sampler[int]):
     """Every image once, in order, dealt out to the processes; shares may differ in size by one.
+
+    A process beyond the number of images reads the last one again, to keep step with the others (see `surplus`).
 
     Args:
         dataset: what is dealt out; its length is asked for at first use.
@@ -75,14 +95,20 @@ class ShareSampler(Sampler[int]):
         self._rank, self._world = rank, world
 
     def __len__(self) -> int:
-        return len(range(*self._range()))
+        return len(self._range())
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(*self._range()))
+        return iter(self._range())
 
-    def _range(self) -> tuple[int, int, int]:
+    @property
+    def surplus(self) -> bool:
+        """Whether what this process reads is another one's share, and must not be counted."""
+        return _place(self._rank, self._world)[0] >= len(self.dataset)
+
+    def _range(self) -> range:
         rank, world = _place(self._rank, self._world)
-        return rank, len(self.dataset), world
+        images = len(self.dataset)
+        return range(max(min(rank, images - 1), 0), images, world)
 
 
 def training_loader(
@@ -115,6 +141,11 @@ def evaluation_loader(
     return _loader(dataset, batch_size, ShareSampler(dataset), num_workers, **options)
 
 
+def begins_anywhere(loader: Any) -> bool:
+    """Whether a loader can begin inside an epoch; those of `training_loader` can."""
+    return hasattr(getattr(loader, "sampler", None), "begin_at")
+
+
 def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
     """A batch: images and masks stacked, names and paths listed.
 
@@ -131,7 +162,7 @@ def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
         raise DataError(f"{bare}: no mask, but other images of its batch have one.")
     batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in ("name", "path")}
     for key in ("image", "mask") if masked else ("image",):
-        batch[key] = torch.stack([sample[key] for sample in samples])  # type: ignore[misc]
+        batch[key] = default_collate([sample[key] for sample in samples])  # a worker stacks into shared memory
     return batch
 
 
@@ -147,15 +178,27 @@ def _loader(
 
 
 def _start_worker(_: int) -> None:
-    """Keep OpenCV's threads out of a worker: the workers share the cores already, and threads do not survive a fork."""
+    """Keep OpenCV's threads out of a worker: the workers share the cores already, and threads do not survive a fork.
+
+    A cluster sends SIGTERM to every process at once: the main one may need a few batches more until it has saved.
+    """
     cv2.setNumThreads(0)
+    _keep_memory()
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+def _keep_memory() -> None:
+    """Have this process keep the memory it frees, where its C library is glibc (others lack the function or ignore it).
+
+    A sample needs some 8 MB in large pieces. Given back and asked for anew each time, their pages took a third of an
+    uncompressed sample's time.
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest value that it takes
+        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Rank and number of processes: as given, else as torch.distributed has them, else one process."""
-    running = distributed.is_available() and distributed.is_initialized()
-    if rank is None:
-        rank = distributed.get_rank() if running else 0
-    if world is None:
-        world = distributed.get_world_size() if running else 1
-    return rank, world
+    """Rank and number of processes: as given, else as they are now."""
+    running = place()
+    return running.rank if rank is None else rank, running.number if world is None else world

@@ -1,0 +1,141 @@
+"""Writing checkpoints so that a process killed at any moment leaves a whole one behind."""
+
+import contextlib
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from d2ls.errors import CheckpointError
+
+LAST = "last"  # name of the newest checkpoint's file, without .ckpt
+PATIENCE = 3600.0  # seconds without a change after which another machine's unfinished file is given up
+_PART = re.compile(r"\..+\.ckpt\.(?P<host>.+)\.(?P<process>\d+)\.part")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's way to checkpoint files: each is replaced as a whole, and the newest one keeps the one before it.
+
+    Args:
+        continued: whether the run goes on from its own last checkpoint; otherwise the first one that is written takes
+            the place of an earlier run's, which must not be mistaken for this run's own.
+    """
+
+    def __init__(self, *, continued: bool = False) -> None:
+        super().__init__()
+        self._keeps = continued
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; called on the first process alone."""
+        path = Path(path)
+        if path.stem != LAST:
+            write_checkpoint(checkpoint, path)
+            return
+        if not self._keeps:
+            previous_of(path).unlink(missing_ok=True)
+        write_checkpoint(checkpoint, path, keep=self._keeps)
+        self._keeps = True
+
+
+def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False) -> None:
+    """Write tensors and plain values under a temporary name in the same folder, sync, rename: whole or not at all.
+
+    Args:
+        content: what `torch.save` can write.
+        path: the file; its folder is made.
+        keep: keep the file that is replaced, as `previous_of(path)`; there is a whole one at every moment.
+
+    Raises:
+        CheckpointError: it cannot be written; the file that was there is untouched.
+    """
+    part = _part(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep and path.exists():
+            _keep(path)
+        os.replace(part, path)  # noqa: PTH105  (the name says that it replaces)
+        _sync(path.parent)
+    except OSError as error:
+        was = f"; {path.name} is as it was" if path.exists() else ""
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}{was}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint before the newest is kept."""
+    return path.with_name(f"{path.stem}-previous{path.suffix}")
+
+
+def clear_leftovers(folder: Path) -> list[Path]:
+    """Remove what killed writers left unfinished: those of this machine, and what others have not touched for an hour.
+
+    Returns:
+        The removed files.
+    """
+    found = []
+    for path in folder.glob(".*.part"):
+        match = _PART.fullmatch(path.name)
+        with contextlib.suppress(FileNotFoundError):
+            if match and not _is_written(path, match["host"], int(match["process"])):
+                path.unlink()
+                found.append(path)
+    return found
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a checkpoint that cannot be read, so that nothing takes it for one again."""
+    aside = path.with_name(f"{path.stem}-unreadable{path.suffix}")
+    with contextlib.suppress(FileNotFoundError):
+        path.replace(aside)
+    return aside
+
+
+def _part(path: Path) -> Path:
+    """Name of an unfinished file; it tells who writes it."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+
+def _keep(path: Path) -> None:
+    """Give a file its second name; where the disk knows no second names, its only one."""
+    kept = previous_of(path)
+    part = _part(kept)
+    try:
+        part.unlink(missing_ok=True)
+        part.hardlink_to(path)
+        part.replace(kept)
+    except OSError:
+        path.replace(kept)
+
+
+def _sync(folder: Path) -> None:
+    """Make renamed files last through a power cut, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _is_written(path: Path, host: str, process: int) -> bool:
+    """Whether the writer of an unfinished file may still live."""
+    if host != socket.gethostname():
+        return time.time() - path.stat().st_mtime < PATIENCE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
