@@ -190,11 +190,12 @@ def _without_noise() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # Lightning's own use of torch; and our checkpoints replace older ones on purpose.
-            # What is logged is the mean over all processes already.
+            # What is logged is the mean over all processes already; strides of sides of length 1 may differ.
             known = (
                 ".*LeafSpec",
                 "Checkpoint directory .* exists and is not empty",
                 "It is recommended to use `self.log",
+                "Grad strides do not match bucket view strides",
             )
             for message in known:
                 warnings.filterwarnings("ignore", message)
