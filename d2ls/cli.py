@@ -28,6 +28,17 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     return result
 
 
+def positive(word: str) -> int:
+    """A whole number above 0, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not word.isascii() or not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: expected a whole number above 0")
+    return int(word)
+
+
 def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run a script: an error that the user can mend becomes one message on stderr and exit code 2.
 
@@ -41,7 +52,10 @@ def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (D2LSError, OSError) as error:
+    except (D2LSError, OSError, RuntimeError) as error:
+        # Path.resolve, before Python 3.13, has no better kind for a link that leads to itself.
+        if isinstance(error, RuntimeError) and not str(error).startswith("Symlink loop"):
+            raise
         if debug:
             traceback.print_exc()
         print(f"error: {_text(error)}", file=sys.stderr)

@@ -15,10 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
 from d2ls.errors import ConfigError, D2LSError
 from d2ls.models import deferred_weights
 from d2ls.settings import SETTINGS, check_contradictions, check_type
+
+_OBJECTS: dict[str, tuple[type, ...]] = {
+    "net": (nn.Module,),
+    "loss": (nn.Module,),
+    "train_loader": (DataLoader,),
+    "val_loader": (DataLoader,),
+    "optimizer": (Optimizer,),
+    "lr_scheduler": (LRScheduler, types.NoneType),
+}
+"""Kinds of what a config builds."""
 
 
 class Settings:
@@ -63,8 +77,13 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ConfigError: no such file, an error in it, an unknown name, a wrong type, or settings that contradict another.
     """
-    path = Path(path)
-    overrides = dict(overrides or {})
+    try:
+        return _load(Path(path), dict(overrides or {}))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: an expression in it is nested too deep.") from error
+
+
+def _load(path: Path, overrides: dict[str, Any]) -> Settings:
     tree = _read(path)
     _check_overrides(path, tree, overrides)
     tree = ast.fix_missing_locations(_override(tree, overrides))
@@ -73,6 +92,9 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for name, value in names.items():
         if name in SETTINGS:
             check_type(name, value, str(path))
+        if name in _OBJECTS and not isinstance(value, _OBJECTS[name]):
+            expected = " or ".join(kind.__name__ for kind in _OBJECTS[name])
+            raise ConfigError(f"{path}: {name}={value!r:.60}: expected {expected}, found {type(value).__name__}.")
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     by_training = {name for name, setting in SETTINGS.items() if not setting.for_config}
     settings = Settings(path, overrides, source, names, [name for name in overrides if name not in read | by_training])
@@ -115,8 +137,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> ast.Module:
         )
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path} is not Python: {error}") from error
+    except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} is not Python: {error or type(error).__name__}") from error
     for node in tree.body:
         node.origin = str(path)  # type: ignore[attr-defined]
     tree.body = _split_assignments(tree)
@@ -260,7 +282,7 @@ def _run(path: Path, tree: ast.Module, source: str) -> dict[str, Any]:
             torch.default_generator.manual_seed(seed)
             for node in tree.body:
                 exec(compile(ast.Module([node], []), getattr(node, "origin", str(path)), "exec"), names)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
         place = next((f"{file}, line {line}" for file, line in frames if file in files), str(path))
         kind = "" if isinstance(error, D2LSError) else f"{type(error).__name__}: "

@@ -64,9 +64,11 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
             _keep(path)
         os.replace(part, path)  # noqa: PTH105  (the name says that it replaces)
         _sync(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch.save hides a full disk behind an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
         was = f"; {path.name} is as it was" if path.exists() else ""
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}{was}.") from error
+        raise CheckpointError(f"{path} cannot be written: {reason}{was}.") from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

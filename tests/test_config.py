@@ -26,7 +26,8 @@ weights_path = "w"
 log_name = "l"
 net = nn.Linear(2, 2)
 loss = nn.Identity()
-train_dataset = val_dataset = train_loader = val_loader = None
+train_dataset = val_dataset = None
+train_loader = val_loader = torch.utils.data.DataLoader([0])
 optimizer = torch.optim.SGD(net.parameters(), 0.1)
 """
 

@@ -17,7 +17,7 @@ from d2ls.errors import DataError
 from d2ls.preparation.check import check
 from d2ls.preparation.commands import add_common
 from d2ls.preparation.findings import tell
-from d2ls.preparation.folders import SPECS, places
+from d2ls.preparation.folders import SPECS, check_apart, places
 from d2ls.preparation.sheet import contact_sheet
 from d2ls.preparation.splitting import make_folder
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{root}: no folders of {options.dataset} in it. Expected a data root, such as tools/prepare_data.py fills."
         )
     if options.picture:
+        check_apart(options.picture, found)
         make_folder(options.picture.parent)
     report = check(found, spec, options.workers)
     seconds = time.perf_counter() - begin

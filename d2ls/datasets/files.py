@@ -31,9 +31,18 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: no image that can be read.
     """
-    with _reading(path) as file:
-        header = read_header(file)
+    header = read_kind(path)
     return header.height, header.width
+
+
+def read_kind(path: Path) -> Header:
+    """What an image file says of itself, from its header alone.
+
+    Raises:
+        DataError: no image that can be read.
+    """
+    with _reading(path) as file:
+        return read_header(file)
 
 
 def read_image(path: Path) -> Pixels:

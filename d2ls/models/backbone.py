@@ -44,6 +44,8 @@ class Backbone(nn.Module):
         super().__init__()
         if drop_path_rate is None:
             drop_path_rate = DROP_PATH_RATES.get(name.split(".")[0], 0.0)
+        if not 0 <= drop_path_rate < 1:
+            raise ConfigError(f"drop_path_rate={drop_path_rate}: expected a rate of at least 0, below 1.")
         self.name = name
         self.in_channels = in_channels
         self.frozen = frozen
@@ -131,6 +133,10 @@ def _weights_arrived(module: nn.Module, keys: _IncompatibleKeys) -> None:
 
 def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.Module:
     """timm's network `name`, cut to the maps at STRIDES."""
+    if ":" in name:  # hf-hub:, local-dir:
+        raise ConfigError(
+            f"backbone={name!r}: expected the name of a timm model; networks from elsewhere are not fetched."
+        )
     try:
         info: Any = _create(name, in_channels, drop_path_rate, None).feature_info
     except RuntimeError as error:

@@ -5,17 +5,15 @@ import contextvars
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import timm
-import torch
 import torchvision
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from d2ls.errors import CheckpointError
 from d2ls.models import names
+from d2ls.models.weight_files import read_state_dict, summary
 
 CHOICES = (
     "Choose one of: pretrained=False (start from random weights), True (timm's weights, downloaded once), "
@@ -82,50 +80,6 @@ def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
     body.load_state_dict(fitted)
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .pth, .pt, .ckpt or .safetensors file, read without running code from it.
-
-    Raises:
-        CheckpointError: no such file, or no tensors in it.
-    """
-    return state_dict_of(load_file(path), str(path))
-
-
-def load_file(path: Path) -> Any:
-    """The content of a weight file, read without running code from it.
-
-    Raises:
-        CheckpointError: no such file, or not readable as weights.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"no weight file {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a weight file ({_summary(error)}). "
-            "Expected tensors by name, saved by torch.save or safetensors, and nothing that needs code to load."
-        ) from error
-
-
-def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
-    """The tensors of a state dict or of a checkpoint that holds one under state_dict, model_state_dict or model.
-
-    Raises:
-        CheckpointError: there are none.
-    """
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    if not tensors:
-        raise CheckpointError(f"{origin} holds no tensors by name: expected a state dict or a checkpoint with one.")
-    return tensors
-
-
 def _from_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"no weight file {path}. {CHOICES}")
@@ -156,13 +110,8 @@ def _from_torchvision(backbone: str) -> dict[str, Tensor]:
 def _unavailable(backbone: str, source: bool | str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and cannot be downloaded "
-        f"({_summary(error)}). {CHOICES}"
+        f"({summary(error)}). {CHOICES}"
     )
-
-
-def _summary(error: Exception) -> str:
-    """Kind and first line of an error of another library; some have no text."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def torchvision_names(backbone: str) -> "names.Translate | None":

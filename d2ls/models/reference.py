@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from d2ls.errors import CheckpointError
 from d2ls.models.names import reference_backbone
-from d2ls.models.pretrained import state_dict_of, without_ones
+from d2ls.models.pretrained import without_ones
+from d2ls.models.weight_files import state_dict_of
 
 _STAGE = r"decoder\.interactor\.layers\.(\d+)\."
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}

@@ -61,11 +61,11 @@ def _parser(dataset: str) -> argparse.ArgumentParser:
         default="none",
         help="views: none (default), lr (flips), d4 (several scales)",
     )
-    add("-b", "--batch-size", type=_positive, metavar="N", help="images of one size (or windows) at once")
-    add("--tta-batch", type=_positive, default=1, metavar="N", help="views of one size at once (default 1)")
+    add("-b", "--batch-size", type=cli.positive, metavar="N", help="images of one size (or windows) at once")
+    add("--tta-batch", type=cli.positive, default=1, metavar="N", help="views of one size at once (default 1)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     add("--precision", choices=tuple(PRECISIONS), help="default: the config's, else 32-true")
-    add("--workers", type=_positive, default=2, metavar="N", help="threads that read images (default 2)")
+    add("--workers", type=cli.positive, default=2, metavar="N", help="threads that read images (default 2)")
     add("--rgb", action="store_true", help="write colour masks rather than class indices")
     add("--legend", choices=("official", "reference"), default="official", help="whose colours, where they differ")
     add("--resume", action="store_true", help="keep the masks that are there already")
@@ -82,18 +82,11 @@ def _parser(dataset: str) -> argparse.ArgumentParser:
 def _add_window_options(result: argparse.ArgumentParser) -> None:
     add = result.add_argument
     add("-i", "--input", "--image_path", type=Path, metavar="DIR", help="folder of seqN/Images (default: uavid_test)")
-    add("-ph", "--patch-height", type=_positive, default=1152, metavar="N", help="height of a window (default 1152)")
-    add("-pw", "--patch-width", type=_positive, default=1024, metavar="N", help="width of a window (default 1024)")
+    add("-ph", "--patch-height", type=cli.positive, default=1152, metavar="N", help="height of a window (default 1152)")
+    add("-pw", "--patch-width", type=cli.positive, default=1024, metavar="N", help="width of a window (default 1024)")
     add("--overlap", type=float, default=0.0, metavar="SHARE", help="of windows, 0 to 0.9; blended (default 0)")
     add("-d", "--dataset", choices=tuple(FRAME_SPECS), default="uavid", help="classes and colours of the masks")
     add("--index", action="store_true", help="write class indices; without it colours, as the server wants them")
-
-
-def _positive(word: str) -> int:
-    value = int(word)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{word}: expected 1 or more")
-    return value
 
 
 def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
@@ -111,6 +104,7 @@ def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     network = Network(trained.net, device, precision)
     segment, shape = _segment(name, options, settings, network, dataset)
     masks = Masks(options.output, dataset.spec, _coloured(name, options), options.legend)
+    masks.check_apart(pairs)
     run = record.describe(
         dataset=dataset.spec.name, checkpoint=trained.checkpoint, settings=settings, command=command, **shape,
         masks=f"{options.legend} colours" if masks.coloured else "indices", precision=precision, device=str(device),

@@ -1,5 +1,6 @@
 """The masks that a run leaves behind: where each lies, and in which form."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from d2ls.datasets.files import write_png
 from d2ls.datasets.labels import index_to_colours, read_colour_mask, read_index_mask
+from d2ls.datasets.pairs import Pair
 from d2ls.datasets.spec import DatasetSpec
+from d2ls.errors import ConfigError
 
 Legend = Literal["official", "reference"]
 Pixels = NDArray[np.uint8]
@@ -44,6 +47,21 @@ class Masks:
     def path(self, name: str) -> Path:
         """Where an image's mask lies."""
         return self.folder / mask_name(name)
+
+    def check_apart(self, pairs: Iterable[Pair]) -> None:
+        """Refuse a folder in which masks would replace images or labels of the test, or be taken for them later.
+
+        Raises:
+            ConfigError: names the folder.
+        """
+        listed = list(pairs)
+        read = {path.parent.resolve() for pair in listed for path in (pair.image, pair.mask) if path is not None}
+        written = {self.path(pair.name).parent.resolve() for pair in listed}
+        if common := sorted(read & written):
+            raise ConfigError(
+                f"{self.folder}: {common[0]} holds images or labels of this test; masks there would join or replace "
+                "them. Choose another folder with -o."
+            )
 
     def write(self, name: str, index: Pixels) -> None:
         """Write class indices (H, W) as an image's mask, whole or not at all.

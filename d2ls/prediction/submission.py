@@ -178,8 +178,10 @@ def _opened(place: Path) -> Iterator[tuple[list[str], Callable[[str], Path]]]:
         yield [path.relative_to(place).as_posix() for path in found], lambda name: place / name
         return
     try:
+        if place.exists() and not place.is_file():  # opening a pipe would wait for ever
+            raise OSError("it is neither")
         archive = zipfile.ZipFile(place)
-    except (OSError, zipfile.BadZipFile) as problem:
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise DataError(f"{place}: neither a folder nor a zip that can be read: {problem}.") from problem
     with archive, tempfile.TemporaryDirectory() as folder:
 
@@ -203,5 +205,5 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         raise DataError(f"{name}: {archive.getinfo(name).file_size} bytes, too large for a mask.")
     try:
         path.write_bytes(archive.read(name))
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as problem:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as problem:
         raise DataError(f"{name}: cannot be unpacked: {problem}.") from problem

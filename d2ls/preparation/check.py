@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.datasets import files, loveda
-from d2ls.datasets.headers import FormatError, read_header
 from d2ls.datasets.labels import check_index, colours_to_index
 from d2ls.datasets.pairs import SUFFIXES
 from d2ls.datasets.spec import DatasetSpec
@@ -247,9 +246,8 @@ def _read_mask(job: Job, number: int, spec: DatasetSpec, found: Found) -> NDArra
 def _unusual(path: Path) -> str | None:
     """Whether the header tells of an alpha channel or of more than 8 bits."""
     try:
-        with path.open("rb") as file:
-            header = read_header(file)
-    except (OSError, FormatError):
+        header = files.read_kind(path)
+    except DataError:
         return None
     return "16 bit" if header.bits > 8 else "alpha" if "alpha" in header.kind else None
 

@@ -20,20 +20,14 @@ from d2ls.preparation.steps import UAVID_CANVAS
 
 def add_common(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
     """Options of every tool: processes and, where it reads colour labels, what unknown colours do."""
-    parser.add_argument("--workers", type=positive, default=default_workers(), help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=cli.positive, default=default_workers(), help="processes (default: %(default)s)"
+    )
     if labels:
         parser.add_argument(
             "--unknown", choices=("error", "ignore"), default="error",
             help="colours of no class: an error (default), or read as ignore",
         )  # fmt: skip
-
-
-def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
-    return value
 
 
 def isprs_parser(description: str, *, rgb_image: bool) -> argparse.ArgumentParser:
@@ -48,8 +42,8 @@ def isprs_parser(description: str, *, rgb_image: bool) -> argparse.ArgumentParse
         "--mode", choices=("train", "val"), required=True,
         help="train: also flipped variants (Vaihingen: and crops around cars); val: the tile as it is",
     )  # fmt: skip
-    parser.add_argument("--split-size", type=positive, default=1024, help="side of a patch in px (%(default)s)")
-    parser.add_argument("--stride", type=positive, default=512, help="px from patch to patch (%(default)s)")
+    parser.add_argument("--split-size", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)")
+    parser.add_argument("--stride", type=cli.positive, default=512, help="px from patch to patch (%(default)s)")
     parser.add_argument("--eroded", action="store_true", help="take the labels whose names end in _noBoundary")
     parser.add_argument("--gt", action="store_true", help="write colour masks, and the whole ones under origin/")
     parser.add_argument("--val-scale", type=float, default=1.0, help="resize tiles by this factor first (mode val)")
@@ -101,9 +95,11 @@ def uavid_parser(description: str) -> argparse.ArgumentParser:
     )
     for side in ("h", "w"):
         parser.add_argument(
-            f"--split-size-{side}", type=positive, default=1024, help="side of a patch in px (%(default)s)"
+            f"--split-size-{side}", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)"
         )
-        parser.add_argument(f"--stride-{side}", type=positive, default=1024, help="px to the next patch (%(default)s)")
+        parser.add_argument(
+            f"--stride-{side}", type=cli.positive, default=1024, help="px to the next patch (%(default)s)"
+        )
     add_common(parser)
     return parser
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from d2ls.datasets import cloud, dubai, grass, loveda, potsdam, uavid, vaihingen
 from d2ls.datasets.spec import DatasetSpec
+from d2ls.errors import ConfigError
 from d2ls.preparation.originals import ERODED, Naming
 
 Kind = Literal["index", "colours", "loveda"]
@@ -68,6 +69,18 @@ def places(name: str, root: Path) -> list[Place]:
             for split in ("train", "val", "test")
         ]
     return [place for place in found if place.images.is_dir()]
+
+
+def check_apart(path: Path, found: list[Place]) -> None:
+    """Refuse a file that would lie among the images or masks of a data set, and count as one of them.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    if path.absolute().parent.resolve() in {
+        folder.resolve() for place in found for folder in (place.images, *(masks.folder for masks in place.masks))
+    }:
+        raise ConfigError(f"{path}: this folder is part of the data set; choose another one.")
 
 
 def _potsdam(home: Path) -> list[Place]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from d2ls.datasets import isprs, potsdam, vaihingen
 from d2ls.errors import DataError
@@ -165,7 +165,7 @@ def is_colour_mask(entry: Entry) -> bool:
     with entry.open() as file:
         try:
             pixels = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
-        except (UnidentifiedImageError, OSError, ValueError) as problem:
+        except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as problem:
             raise DataError(f"{entry.path}: cannot be decoded, the file is damaged: {problem}.") from problem
     rows = pixels[:: max(1, len(pixels) // 64)].reshape(-1, 3)
     known = set(isprs.spec("vaihingen").colours) | {(255, 204, 0), (0, 0, 0)}

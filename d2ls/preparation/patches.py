@@ -74,6 +74,8 @@ class Cutting:
         for name, values in (("split size", self.size), ("stride", self.stride)):
             if min(values) < 1:
                 raise ConfigError(f"{name} is {min(values)}; expected pixels, 1 or more.")
+        if self.images.resolve() == self.masks.resolve():
+            raise ConfigError(f"{self.images}: images and masks of one name need two folders; give two different ones.")
         if not 1 / 64 <= self.scale <= 64:
             raise ConfigError(f"val-scale is {self.scale}; expected a factor from 1/64 to 64.")
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import stat
 import tempfile
 import zipfile
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from d2ls.datasets.files import MAX_PIXELS
 from d2ls.errors import DataError
 
 _CHUNK = 1 << 20
+_DEEPEST = 4  # archives inside archives; official ones have two
+_LARGEST_FILE = 4 * MAX_PIXELS  # bytes of one file: no image of more can be read
+_MOST_DEFLATED = 1100  # bytes that one byte of a deflated member can stand for, and a little more
 _ENCRYPTED = 1  # bit of a zip member's flags
 _LOCAL_HEADER = 30  # bytes before the names of a stored member
 _OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
@@ -54,7 +59,7 @@ class Entry:
                     )
                 with self.archive.open(self.member) as file:
                     yield file
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as problem:
+        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as problem:
             raise DataError(
                 f"{self.path}: cannot be unpacked: {problem}. The archive is damaged: download it again."
             ) from problem
@@ -103,10 +108,14 @@ class Sources:
 
     def _archive(self, file: IO[bytes], place: PurePosixPath) -> list[Entry]:
         """The members of an archive and of those inside it."""
+        if sum(part.lower().endswith(".zip") for part in place.parts) > _DEEPEST:
+            raise DataError(f"{place}: archives inside archives, more than {_DEEPEST} deep: do not trust this file.")
         try:
             archive = self._stack.enter_context(zipfile.ZipFile(file))
-        except (zipfile.BadZipFile, OSError, ValueError) as problem:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
             raise DataError(f"{place}: no readable zip archive ({problem}): download it again.") from problem
+        if sum(member.compress_size for member in archive.infolist()) > file.seek(0, os.SEEK_END):
+            raise DataError(f"{place}: its members overlap, as in a decompression bomb: do not trust this file.")
         found: list[Entry] = []
         for member in archive.infolist():
             check_member(member, place)
@@ -127,6 +136,10 @@ class Sources:
             names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             start = member.header_offset + _LOCAL_HEADER + names
             return io.BufferedReader(_Slice(file, start, member.file_size))  # type: ignore[type-var]
+        if entry.size > (free := shutil.disk_usage(self.scratch).free):
+            raise DataError(
+                f"{entry.path}: {entry.size / 1e9:.1f} GB to unpack, {free / 1e9:.1f} GB are free in {self.scratch}."
+            )
         unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self.scratch))  # noqa: SIM115
         with entry.open() as inner:
             for chunk in read_all(inner):
@@ -165,13 +178,22 @@ def check_member(member: zipfile.ZipInfo, place: PurePosixPath) -> None:
     """Refuse a member that is no plain file or folder inside its archive.
 
     Raises:
-        DataError: an absolute path, one with `..`, or a link.
+        DataError: an absolute path, one with `..`, a link, or a size that cannot be meant.
     """
     name = member.orig_filename.replace("\\", "/")
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
         raise DataError(
             f"{place}: member {member.orig_filename!r} would leave the target folder. No official archive has such a "
             "path: do not trust this file."
+        )
+    is_archive = name.lower().endswith(".zip")
+    impossible = member.compress_type == zipfile.ZIP_DEFLATED and (
+        member.file_size > _MOST_DEFLATED * (member.compress_size + 1)
+    )
+    if impossible or (member.file_size > _LARGEST_FILE and not is_archive):
+        raise DataError(
+            f"{place}: member {member.orig_filename!r} declares {member.file_size} bytes in {member.compress_size}, "
+            "more than an image of any of these data sets has: a damaged archive, or a decompression bomb."
         )
     if stat.S_ISLNK(member.external_attr >> 16):
         raise DataError(f"{place}: member {member.filename!r} is a symbolic link, which is not followed.")

@@ -30,12 +30,12 @@ def split_all(originals: Sequence[Original], cutting: Cutting, workers: int, *, 
         DataError: a tile cannot be read, or a patch not be written; what has been written by then is whole.
     """
     begin = time.time()
+    for folder in (cutting.images, cutting.masks):
+        for original in originals:
+            if folder.resolve() in (original.image.parent.resolve(), original.mask.parent.resolve()):
+                raise DataError(f"{folder}: the originals lie here ({original.stem}); patches need their own folder.")
     for folder in (cutting.images, cutting.masks, *([cutting.masks / ORIGINALS] if cutting.colours else [])):
         make_folder(folder)
-    if same := [original for original in originals if original.image.parent.resolve() == cutting.images.resolve()]:
-        raise DataError(
-            f"{cutting.images}: the originals lie here ({same[0].image.name}); patches need their own folder."
-        )
     total = Report()
     for report in pool.run(partial(split, cutting=cutting), list(originals), workers, label):
         total.add(report)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +49,10 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / _JOURNAL
-        try:
-            self.done: dict[str, str] = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self.done = {}
+        self.done: dict[str, str] = {}
+        with suppress(OSError, ValueError):  # a journal that is lost or damaged: every step is looked at again
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            self.done = found if isinstance(found, dict) else {}
 
     def has(self, step: Step) -> bool:
         """Whether a step was done, and neither its input nor its output has changed since."""

@@ -19,7 +19,7 @@ from d2ls.models import (
     deferred_weights,
     efficientnet_lite0_weights,
 )
-from d2ls.models.pretrained import read_state_dict
+from d2ls.models.weight_files import read_state_dict
 
 CHOICES = ("pretrained=False", "True", '"torchvision"', "weight file")
 
