@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from d2ls.datasets import tiff
+from d2ls.datasets import png, tiff
 from d2ls.datasets.headers import FormatError, Header, check_jpeg, check_png, read_header
 from d2ls.errors import DataError
 
@@ -117,8 +117,12 @@ def read_index(path: Path) -> Pixels:
         _check_exact(file, header)
         data = _whole(file, header)
     with _naming(path):
-        if kind == "grey" and header.bits == 8 and header.format == "png":
-            return _checked(_decode(data, cv2.IMREAD_UNCHANGED), header, 2)
+        if header.bits == 8 and header.format == "png":
+            values = png.read_differences(data, header.height, header.width)
+            if values is not None:
+                return values
+            if kind == "grey":
+                return _checked(_decode(data, cv2.IMREAD_UNCHANGED), header, 2)
         index = _pillow(data)
         if kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
             index = index // np.uint8(255 // (2**header.bits - 1))
@@ -256,10 +260,10 @@ def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -
     whole = (height, width) == (header.height, header.width)
     if page is None or not page.separable or (whole and not page.raw and height * width <= _BAND):
         pixels = _checked(_decode_colours(_whole(file, header), header), header, 3)
-        return _opaque(pixels[top : top + height, left : left + width])
+        return _own(_opaque(pixels[top : top + height, left : left + width]))
     if page.raw:
         rows = np.frombuffer(tiff.read_rows(file, page, top, height), np.uint8)
-        return _opaque(rows.reshape(height, page.width, page.samples)[:, left : left + width])
+        return _own(_opaque(rows.reshape(height, page.width, page.samples)[:, left : left + width]))
     part_height = page.part[0]
     step = max(part_height, _BAND // page.width // part_height * part_height)
     rgb = np.empty((height, width, 3), np.uint8)
@@ -274,7 +278,7 @@ def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -
 
 
 def _opaque(pixels: Pixels) -> Pixels:
-    """RGB of RGB, or of RGBA where nothing is transparent."""
+    """RGB (a view) of RGB, or of RGBA where nothing is transparent."""
     if pixels.shape[2] == 4:
         if pixels[..., 3].min(initial=255) < 255:
             raise FormatError(
@@ -282,6 +286,11 @@ def _opaque(pixels: Pixels) -> Pixels:
                 "save the three channels alone"
             )
         pixels = pixels[..., :3]
+    return pixels
+
+
+def _own(pixels: Pixels) -> Pixels:
+    """The pixels, contiguous and free to be written to."""
     return np.require(pixels, requirements=("C", "W"))
 
 

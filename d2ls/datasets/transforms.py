@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ Pixels = NDArray[np.uint8]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values scaled to 0..1
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _LARGEST_DENOMINATOR = 64
+_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,15 @@ class Recipe:
 
 
 def turn_and_flip(image: Pixels, mask: Pixels, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-    """Turn and flip an image (H, W, 3) and its mask (H, W) alike; the results are views."""
+    """Turn and flip an image (H, W, 3) and its mask (H, W) alike."""
     turn, turns, across, down = rng.random() < recipe.rot90, int(rng.integers(1, 4)), *(rng.random(2) < recipe.flip)
     if turn:
-        turns = turns if mask.shape[0] == mask.shape[1] else 2
-        image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-    rows, columns = (slice(None, None, -1 if flipped else 1) for flipped in (down, across))
-    return image[rows, columns], mask[rows, columns]
+        code = _TURNS[turns if mask.shape[0] == mask.shape[1] else 2]
+        image, mask = cv2.rotate(image, code), cv2.rotate(mask, code)
+    if across or down:
+        axes = -1 if across and down else int(across)
+        image, mask = cv2.flip(image, axes), cv2.flip(mask, axes)
+    return image, mask
 
 
 def change_colours(image: Pixels, recipe: Recipe, rng: np.random.Generator) -> Pixels:
@@ -98,13 +102,18 @@ def normalise(image: Pixels) -> NDArray[np.float32]:
     Returns:
         (3, H, W), contiguous.
     """
-    factor = 1 / (255 * np.array(IMAGENET_STD))
-    offset = -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)
     values = np.empty((3, *image.shape[:2]), np.float32)
-    for channel in range(3):
-        np.multiply(image[..., channel], np.float32(factor[channel]), out=values[channel], dtype=np.float32)
-        values[channel] += np.float32(offset[channel])
+    for channel, plane in enumerate(cv2.split(image)):
+        cv2.LUT(plane, _levels()[channel], dst=values[channel])
     return values
+
+
+@lru_cache(maxsize=1)
+def _levels() -> NDArray[np.float32]:
+    """The normalised value of each level of each channel, (3, 256)."""
+    factor = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)
+    offset = (-np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)
+    return np.arange(256, dtype=np.float32) * factor[:, None] + offset[:, None]
 
 
 @lru_cache(maxsize=4)
