@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,20 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder of checkpoints and see that it can be written, before an epoch is spent on what it shall hold.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"weights_path={str(folder)!r} cannot be written: {error.strerror or error}.") from error
 
 
 def previous_of(path: Path) -> Path:

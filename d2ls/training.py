@@ -27,7 +27,7 @@ from d2ls.last_checkpoint import LastCheckpoint
 from d2ls.loss_log import LossLog
 from d2ls.module import SegmentationModule
 from d2ls.resume import Start, choose_start, is_finished, tidy
-from d2ls.saving import LAST, WholeCheckpoints
+from d2ls.saving import LAST, WholeCheckpoints, prepare_folder
 from d2ls.termination import Termination
 
 LOGS = Path("lightning_logs")
@@ -54,6 +54,7 @@ def train(settings: Settings) -> pl.Trainer:
         if is_finished(settings, start.checkpoint):
             return trainer
         check_labels(settings)
+        prepare_folder(Path(settings.weights_path))
         _fit(trainer, SegmentationModule(settings), start.checkpoint, console)
     if trainer.is_global_zero:
         _conclude(trainer, settings, console)

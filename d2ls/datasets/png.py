@@ -28,10 +28,11 @@ def read_differences(data: bytes, height: int, width: int) -> NDArray[np.uint8] 
     try:
         if interlaced or zlib.decompressobj().decompress(stream, 1) != bytes([_SUB]):
             return None
-        rows = np.frombuffer(zlib.decompress(stream, bufsize=length), np.uint8)
+        decoder = zlib.decompressobj()
+        rows = np.frombuffer(decoder.decompress(stream, length + 1), np.uint8)  # a bomb would go on
     except zlib.error as problem:
         raise FormatError(f"the file is damaged ({problem})") from problem
-    if rows.size != length:
+    if rows.size != length or not decoder.eof:
         raise FormatError(f"decodes to {rows.size} bytes, expected {length}; the file is damaged")
     rows = rows.reshape(height, width + 1)
     if (rows[:, 0] != _SUB).any():
