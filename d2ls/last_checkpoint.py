@@ -54,7 +54,7 @@ class LastCheckpoint(Checkpoint):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save or end behind the last step of an epoch."""
         if not trainer.sanity_checking:
-            batches = torch.tensor(sum(map(int, trainer.num_val_batches)), device=pl_module.device)
+            batches = torch.tensor(int(min(sum(trainer.num_val_batches), 2**31)), device=pl_module.device)
             self._common_batches = int(trainer.strategy.reduce(batches, reduce_op="min"))
             self._save_or_end(trainer, due=self._is_due(trainer))
 

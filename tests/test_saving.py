@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from d2ls import saving
 from d2ls.errors import CheckpointError
-from d2ls.models.pretrained import load_file
+from d2ls.models.weight_files import load_file
 from d2ls.saving import WholeCheckpoints, clear_leftovers, previous_of, set_aside, write_checkpoint
 
 CONTENT = {"state_dict": {"weight": torch.arange(600.0), "bias": torch.ones(3)}, "epoch": 3}
