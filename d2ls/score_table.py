@@ -25,7 +25,7 @@ def score_table(
         classes: names of the K classes.
         scored: indices of the classes in the means.
         title: stands above the table.
-        intervals: 95 % intervals of "mIoU", "F1" and "OA", 0..1, as far as there are any; None leaves out their row.
+        intervals: 95 % intervals of means, 0..1, by their names; shown below the table.
     """
     found, pixels = score_counts(confusion, sorted(scored)), confusion.sum(dim=1).tolist()
     table = Table(title=title, title_justify="left")
@@ -39,10 +39,8 @@ def score_table(
     miou, f1, oa = (percent(found[name].item()) for name in ("mIoU", "mean F1", "OA"))
     table.add_row("mean", miou, f1, "", f"OA {oa}", "")
     if intervals:
-        edges = [
-            " to ".join(map(percent, intervals[name])) if name in intervals else "" for name in ("mIoU", "F1", "OA")
-        ]
-        table.add_row("95 % interval", edges[0], edges[1], "", edges[2], "")
+        lines = (f"{name:8} 95 % interval {' to '.join(map(percent, edges))}" for name, edges in intervals.items())
+        table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
 
 

@@ -31,6 +31,7 @@ from d2ls.prediction.network import (
 from d2ls.prediction.scores import Scores
 from d2ls.prediction.sources import FRAME_SPECS, frames, test_images, trained_network
 from d2ls.prediction.windows import Windows
+from d2ls.report import page
 
 
 def script(dataset: str) -> Callable[[Sequence[str] | None], int]:
@@ -69,6 +70,8 @@ def _parser(dataset: str) -> argparse.ArgumentParser:
     add("--rgb", action="store_true", help="write colour masks rather than class indices")
     add("--legend", choices=("official", "reference"), default="official", help="whose colours, where they differ")
     add("--resume", action="store_true", help="keep the masks that are there already")
+    add("--report", action="store_true", help="write a page of scores, pictures and the dictionary: report.html")
+    add("--report-image", metavar="NAME", help="whose dictionary the page shows (default: the median image by mIoU)")
     add("settings", nargs="*", metavar="name=value", help="settings in the place of those in the config")
     if dataset in submission.SERVERS:
         add("--submission", type=Path, metavar="ZIP", help="check the masks and write the zip that the server takes")
@@ -98,10 +101,12 @@ def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     device = choose_device(options.device)
     zip_path, server = _submission(name, options, dataset)
     pairs = dataset.pairs  # lists the folders: a missing one is told here
+    page.check_image(options.report_image, dataset)
     trained = trained_network(settings, options.weights, dataset.spec)
     for note in trained.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    network = Network(trained.net, device, precision)
+    layout = {"channels_last": settings.channels_last, "compiled": settings.compile} if settings else {}
+    network = Network(trained.net, device, precision, **layout)
     segment, shape = _segment(name, options, settings, network, dataset)
     masks = Masks(options.output, dataset.spec, _coloured(name, options), options.legend)
     masks.check_apart(pairs)
@@ -119,6 +124,10 @@ def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     seconds = time.perf_counter() - started
     console.print(f"{len(pairs)} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
     _report(console, scores, len(pairs), options.output, run)
+    if options.report or options.report_image:
+        window = (options.patch_height, options.patch_width) if name == "uavid" else None
+        path = page.write(dataset, masks, scores, network.net, run, image=options.report_image, window=window)
+        console.print(f"report in {path}", highlight=False, soft_wrap=True)
     return _submit(console, zip_path, server, options.output)
 
 

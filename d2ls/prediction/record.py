@@ -16,6 +16,7 @@ from d2ls.errors import ConfigError
 from d2ls.prediction.scores import FILES
 
 NAME = "run.json"
+REPORT = "report.html"
 _DECIDES = ("dataset", "checkpoint_sha256", "views", "windows", "masks")  # what a mask depends on
 
 
@@ -46,7 +47,7 @@ def describe(
 
 
 def begin(folder: Path, run: dict[str, Any], *, resume: bool) -> None:
-    """Note a run in its folder, before its first mask; scores of an earlier run there are removed.
+    """Note a run in its folder, before its first mask; scores and report of an earlier run there are removed.
 
     Raises:
         ConfigError: another run is to be resumed, or the folder is a file.
@@ -63,7 +64,7 @@ def begin(folder: Path, run: dict[str, Any], *, resume: bool) -> None:
                     "Leave out --resume to make all of them again, or choose another folder."
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in (*FILES, REPORT):
         (folder / name).unlink(missing_ok=True)
     write_bytes(folder / NAME, (json.dumps(run, indent=1) + "\n").encode())
 

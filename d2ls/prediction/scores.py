@@ -83,14 +83,24 @@ class Scores:
                 for index, name in enumerate(self.spec.classes)
             },
             "confusion": total["confusion"].tolist(),
-            "images": [self._image(name, counts) for name, counts in self.counts.items()],
+            "images": [self.image(name) for name in self.counts],
+        }
+
+    def image(self, name: str) -> dict[str, Any]:
+        """Name, labelled pixels and means of one image as plain values; what cannot be scored is None."""
+        counts = self.counts[name]
+        found = score_counts(counts, self.spec.scored)
+        return {
+            "name": name,
+            "pixels": int(counts.sum()),
+            **{score: _number(found[mean]) for score, mean in MEANS.items()},
         }
 
     def print(self, console: Console) -> None:
         """Show the table of classes, the means and their intervals, in per cent."""
         title = f"{self.spec.name}: {len(self.counts)} images, per cent"
-        confusion = self.total()["confusion"]
-        console.print(score_table(confusion, self.spec.classes, self.spec.scored, title, self.intervals()))
+        intervals = {MEANS[name]: edges for name, edges in self.intervals().items()}
+        console.print(score_table(self.total()["confusion"], self.spec.classes, self.spec.scored, title, intervals))
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Write `metrics.json` and `metrics.csv`.
@@ -121,14 +131,6 @@ class Scores:
         for name, value in run.items():
             rows.writerow(["run", name, *[""] * 6, value if isinstance(value, str) else json.dumps(value), "", ""])
         return stream.getvalue()
-
-    def _image(self, name: str, counts: torch.Tensor) -> dict[str, Any]:
-        found = score_counts(counts, self.spec.scored)
-        return {
-            "name": name,
-            "pixels": int(counts.sum()),
-            **{name: _number(found[mean]) for name, mean in MEANS.items()},
-        }
 
 
 class Tally:

@@ -1,0 +1,132 @@
+"""The images that a page shows: which ones, and each as photograph, truth, prediction and error map."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2ls.datasets import files
+from d2ls.datasets.pairs import Pair
+from d2ls.datasets.segmentation import SegmentationDataset
+from d2ls.datasets.spec import DatasetSpec
+from d2ls.prediction.masks import Masks
+from d2ls.prediction.scores import Scores
+from d2ls.report import pictures
+from d2ls.report.pictures import Mark, Picture, Pixels
+
+_SIDE = 640  # of a picture, in pixels
+_EACH = 3  # best, median and worst images
+_UNSCORED = 6  # images of a run without labels
+_NAMED = 3  # classes in a picture's description, and mistakes in its caption
+
+
+class Figure(NamedTuple):
+    """A picture with what it shows, in a word and in a sentence."""
+
+    title: str
+    picture: Picture
+    alt: str
+    marks: Sequence[Mark] = ()
+
+
+class Mistake(NamedTuple):
+    """Pixels of one class that were taken for another, as a share of the image's labelled pixels."""
+
+    truth: str
+    prediction: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image of the run.
+
+    Attributes:
+        name: in its data set.
+        width: of the whole image, in pixels.
+        height: likewise.
+        figures: photograph, and what goes with it.
+        scores: its line in `metrics.json`; None where it has no labels.
+        mistakes: the most frequent ones.
+    """
+
+    name: str
+    width: int
+    height: int
+    figures: list[Figure]
+    scores: Mapping[str, Any] | None = None
+    mistakes: Sequence[Mistake] = ()
+
+
+def ranked(images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the images that have an mIoU, the best first."""
+    scored = [image for image in images if image["mIoU"] is not None]
+    return [image["name"] for image in sorted(scored, key=lambda image: (-image["mIoU"], image["name"]))]
+
+
+def choose(names: Sequence[str]) -> dict[str, list[str]]:
+    """Best, median and worst of names in their order: up to three each, none twice; groups without one are left out."""
+    number = len(names)
+    each = min(_EACH, max(1, number // 3))
+    middle = (number - each) // 2
+    groups = {"Best": list(names[:each]), "Median": [], "Worst": list(names[each:][-each:])}
+    if number > 2 * each:
+        groups["Median"] = list(names[max(each, middle) : max(each, middle) + each])
+    return {title: group for title, group in groups.items() if group}
+
+
+def spread(names: Sequence[str]) -> list[str]:
+    """A few names, evenly spread."""
+    places = np.unique(np.linspace(0, len(names) - 1, min(_UNSCORED, len(names))).round().astype(int))
+    return [names[place] for place in places]
+
+
+def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scores) -> Example:
+    """Read an image, its labels and its written mask again, and draw them.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    spec = dataset.spec
+    image, prediction, truth = files.read_image(pair.image), masks.read(pair.name), dataset.read_mask(pair)
+    height, width = prediction.shape
+    shares = [_shares(labels, spec) for labels in (prediction, truth) if labels is not None]
+    image = pictures.shrink(image, _SIDE)
+    prediction = pictures.shrink(prediction, _SIDE, labels=True)
+    figures = [Figure("Image", pictures.photograph(image), f"Photograph {pair.name}.")]
+    predicted = _map("Prediction", prediction, shares[0], spec)
+    if truth is None or pair.name not in scores.counts:
+        return Example(pair.name, width, height, [*figures, predicted])
+    truth = pictures.shrink(truth, _SIDE, labels=True)
+    found, counts = scores.image(pair.name), scores.counts[pair.name]
+    errors = pictures.error_map(image, prediction, truth, spec.ignore_index)
+    wrong = "nothing to compare" if found["OA"] is None else f"{1 - found['OA']:.1%} of the labelled pixels are wrong"
+    figures += [_map("Truth", truth, shares[1], spec), predicted, Figure("Errors", errors, f"Error map: {wrong}.")]
+    return Example(pair.name, width, height, figures, found, _mistakes(counts, spec))
+
+
+def _map(title: str, labels: Pixels, shares: NDArray[np.float64], spec: DatasetSpec) -> Figure:
+    """A class map, its largest classes named in the description."""
+    order = [index for index in np.argsort(-shares, kind="stable")[:_NAMED] if shares[index] > 0]
+    parts = ", ".join(f"{spec.classes[index]} {shares[index]:.0%}" for index in order) or "no class"
+    marks = pictures.marks(labels, spec.num_classes)
+    return Figure(title, pictures.class_map(labels, spec), f"{title}: {parts}.", marks)
+
+
+def _shares(labels: Pixels, spec: DatasetSpec) -> NDArray[np.float64]:
+    """Share of each class among all pixels, (K,)."""
+    return np.bincount(labels.ravel(), minlength=256)[: spec.num_classes] / labels.size
+
+
+def _mistakes(counts: torch.Tensor, spec: DatasetSpec) -> list[Mistake]:
+    """The most frequent pairs of a true and another predicted class."""
+    wrong = counts.clone().fill_diagonal_(0).flatten()
+    most = wrong.argsort(descending=True, stable=True)[:_NAMED]
+    places = [(int(place) // len(counts), int(place) % len(counts)) for place in most if wrong[place] > 0]
+    total = int(counts.sum())
+    return [
+        Mistake(spec.classes[true], spec.classes[other], int(counts[true, other]) / total) for true, other in places
+    ]

@@ -1,0 +1,136 @@
+"""`report.html`, put together from a run's scores, pictures and dictionary."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from torch import nn
+
+from d2ls.datasets.files import write_bytes
+from d2ls.datasets.segmentation import SegmentationDataset
+from d2ls.errors import ConfigError
+from d2ls.prediction.masks import Masks
+from d2ls.prediction.record import REPORT
+from d2ls.prediction.scores import MEANS, Scores
+from d2ls.report import entries, pictures
+from d2ls.report.examples import choose, example, ranked, spread
+from d2ls.score_table import PER_CLASS, percent
+
+_LABELS = {
+    "command": "Command",
+    "dataset": "Data set",
+    "checkpoint": "Checkpoint",
+    "checkpoint_sha256": "SHA-256 of the checkpoint",
+    "config": "Config",
+    "config_sha256": "SHA-256 of the config",
+    "views": "Views",
+    "windows": "Windows",
+    "masks": "Masks",
+    "precision": "Precision",
+    "device": "Device",
+    "d2ls": "d2ls",
+    "torch": "PyTorch",
+}
+"""Names of a run's settings; another one stands under its own name."""
+
+
+def check_image(name: str | None, dataset: SegmentationDataset) -> None:
+    """See that the image whose dictionary is wanted is one of the data set's.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    names = [pair.name for pair in dataset.pairs]
+    if name is not None and name not in names:
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        raise ConfigError(f"--report-image {name}: no image of that name. The names of the {len(names)} images: {some}")
+
+
+def write(
+    dataset: SegmentationDataset,
+    masks: Masks,
+    scores: Scores,
+    net: nn.Module,
+    run: Mapping[str, Any],
+    *,
+    image: str | None = None,
+    window: tuple[int, int] | None = None,
+) -> Path:
+    """Write the page beside a run's masks; a few images and masks are read again, one at a time.
+
+    Args:
+        dataset: the images.
+        masks: as they were written.
+        scores: of the images with labels.
+        net: in evaluation.
+        run: what made the masks.
+        image: name of the one whose dictionary is shown; None takes the median by mIoU, else the first.
+        window: height and width of windows, where images are segmented by them.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: an image or mask cannot be read again, or the page cannot be written.
+    """
+    pairs = {pair.name: pair for pair in dataset.pairs}
+    found = scores.to_dict() if scores.counts else None
+    order = ranked(found["images"]) if found else []
+    groups = choose(order) if order else {"": spread(list(pairs))}
+    chosen = pairs[image or (order[len(order) // 2] if order else next(iter(pairs)))]
+    content = {
+        "spec": dataset.spec,
+        "number": len(pairs),
+        "found": found,
+        "means": MEANS,
+        "per_class": PER_CLASS,
+        "command": run["command"],
+        "settings": {_LABELS.get(name, name): _plain(value) for name, value in run.items()},
+        "groups": {
+            title: [example(dataset, pairs[name], masks, scores) for name in names] for title, names in groups.items()
+        },
+        "ranks": {name: place for place, name in enumerate(order, 1)},
+        "network": type(net).__name__,
+        "dictionary": entries.figures(net, chosen, masks, window or entries.LARGEST_WINDOW),
+        "heat": ", ".join("rgb({} {} {})".format(*colour) for colour in pictures.HEAT[::32].tolist()),
+    }
+    path = masks.folder / REPORT
+    write_bytes(path, render(content).encode())
+    return path
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page's text; whatever comes from outside is escaped, and only the page's own script may run."""
+    environment = Environment(
+        loader=PackageLoader("d2ls.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "shares": _shares}
+    style, script = (_own(environment, name) for name in ("report.css", "report.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.get_template("report.html").render(content, style=style, script=script, script_digest=digest)
+
+
+def _own(environment: Environment, name: str) -> Markup:
+    """A file of the package, as it is."""
+    assert environment.loader is not None
+    return Markup(environment.loader.get_source(environment, name)[0])
+
+
+def _shares(row: Sequence[int]) -> list[float | None]:
+    """Counts as shares of their sum; None where there are none."""
+    total = sum(row)
+    return [value / total if total else None for value in row]
+
+
+def _plain(value: Any) -> str:
+    """A setting in words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_plain(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value))
+    return "none" if value is None else str(value)
