@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import SumMetric
 
 from d2ls.checkpoint import KEY, describe
 from d2ls.config import Settings
@@ -41,7 +41,8 @@ class SegmentationModule(pl.LightningModule):
         self.spec = getattr(settings.val_dataset, "spec", None)
         scored = None if self.spec is None else self.spec.scored
         self.metrics = SegmentationMetrics(settings.num_classes, settings.ignore_index, scored)
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        # Not torchmetrics' MeanMetric: where it lets NaN pass, it leaves out the weights.
+        self.val_losses, self.val_images = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.scores: Scores | None = None  # of this epoch's validation
         self.skipped = SkippedBatches(settings.max_skipped_batches)
 
@@ -109,15 +110,17 @@ class SegmentationModule(pl.LightningModule):
         if getattr(self.settings.val_loader.sampler, "surplus", False):
             mask, images = torch.full_like(mask, self.settings.ignore_index), 0
         logits = self(batch["image"])
-        self.val_loss.update(self.loss(logits, mask)["loss"], weight=images)
+        self.val_losses.update(self.loss(logits, mask)["loss"] * images)
+        self.val_images.update(images)
         self.metrics.update(logits, mask)
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU, mean F1 and OA, and the IoU of each class, over all processes together."""
         self.scores = self.metrics.compute()
         self.metrics.reset()
-        self.log("val_loss", self.val_loss.compute(), sync_dist=True)
-        self.val_loss.reset()
+        self.log("val_loss", self.val_losses.compute() / self.val_images.compute(), sync_dist=True)
+        self.val_losses.reset()
+        self.val_images.reset()
         means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
         self.log_dict(means, prog_bar=True, sync_dist=True)
         iou = self.scores["per_class"]["IoU"].tolist()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -31,11 +32,13 @@ class Aggregation(nn.Module):
         # A linear map of a concatenation is a sum of linear maps, and linear maps commute with resizing: each level
         # goes straight to its share of the result at its own size, in one product (merge_i embed_i).
         slices = self.merge.weight.chunk(len(maps), dim=1)[::-1]
+        # In place where no gradient is due: for one, autograd would copy more than that saves.
+        add = torch.Tensor.add if torch.is_grad_enabled() else torch.Tensor.add_
         result = None
         for level, embed, merge in zip(maps, self.embed, slices, strict=True):
             weight, bias = embed.get_parameter("weight"), embed.get_parameter("bias")
             share = F.linear(level.permute(0, 2, 3, 1), merge @ weight, merge @ bias)
-            result = share if result is None else result.add_(_resize(share, size))
+            result = share if result is None else add(result, _resize(share, size))
         assert result is not None
         return result
 

@@ -74,6 +74,19 @@ class Backbone(nn.Module):
             weights.load_into(self.body, self.name, source)
         self.pending = False
 
+    def checkpoint_gradients(self) -> None:
+        """Keep only the inputs of stages or blocks for the backward pass and compute the rest again there.
+
+        Raises:
+            ConfigError: timm does not offer it for this network.
+        """
+        # timm marks the parts that can; the body as a whole goes by coarser parts than its stages do.
+        parts = [m for m in self.body.modules() if hasattr(m, "grad_checkpointing") and m is not self.body]
+        if not parts and not hasattr(self.body, "grad_checkpointing"):
+            raise ConfigError(f"backbone={self.name!r}: timm cannot checkpoint it. Set checkpoint_backbone=False.")
+        for part in parts or [self.body]:
+            part.grad_checkpointing = True  # type: ignore[assignment]
+
     def _image_sizes(self) -> tuple[int, int]:
         """What the sides of an image must be a multiple of, and their least length, found by trial in evaluation.
 

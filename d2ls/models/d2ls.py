@@ -11,8 +11,9 @@ from d2ls.models.aggregation import Aggregation
 from d2ls.models.backbone import Backbone
 from d2ls.models.dictionary import Dictionary, DictionaryKind
 from d2ls.models.head import ConvHead, DictionaryHead
-from d2ls.models.interaction import HEADS, Interaction
+from d2ls.models.interaction import Interaction
 from d2ls.models.position import PositionCode
+from d2ls.models.readings import HEADS
 from d2ls.models.slices import by_images
 
 

@@ -32,7 +32,7 @@ class PixelUpsampler(nn.Module):
 def upsample(pixels: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """What `PixelUpsampler` does, with the gains and biases (C/4) of its norm."""
     # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
-    cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2)  # (B, HW, s1, s2, C/16)
+    cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2).contiguous()  # (B, HW, s1, s2, C/16)
     # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
     gain, bias = (x.unflatten(0, (-1, 4)).T for x in (gain, bias))
     cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, NORM_EPS)
@@ -43,7 +43,9 @@ def to_map(cells: Tensor, height: int, width: int) -> Tensor:
     """Both pixel shuffles at once: (B, HW, 2 * 2, 2 * 2, K), flattened or not, to (B, K, 4 * height, 4 * width)."""
     batch, channels = cells.shape[0], cells.shape[-1]
     blocks = cells.reshape(batch, height, width, 2, 2, 2, 2, channels)  # h, w, y1, x1, y2, x2
-    return blocks.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(batch, channels, 4 * height, 4 * width)
+    # Channels last first, then channels first: two orderly copies are eight times faster than one scattered copy.
+    image = blocks.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, 4 * height, 4 * width, channels)
+    return image.permute(0, 3, 1, 2).contiguous()
 
 
 class DictionaryHead(nn.Module):
@@ -69,14 +71,12 @@ class DictionaryHead(nn.Module):
         if self.entries_to_classes is not None:
             classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
         norm = self.upsampler.norm
-        return by_slices(_logits, [pixels.unflatten(1, (height, width)).flatten(2)], [classes, norm.weight, norm.bias])
+        return to_map(by_slices(_products, [pixels], [classes, norm.weight, norm.bias]), height, width)
 
 
-def _logits(rows: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """Entries (B, K, C/16) times upsampled pixels, for rows of a map, (B, H, W * C): (B, K, 4 H, 4 W)."""
-    height, width = rows.shape[1], rows.shape[2] // (16 * classes.shape[-1])
-    cells = upsample(rows.unflatten(2, (width, -1)).flatten(1, 2), gain, bias)
-    return to_map(cells.flatten(1, 3) @ classes.transpose(1, 2), height, width)
+def _products(pixels: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """Entries (B, K, C/16) times upsampled pixels (B, S, C): (B, 16 S, K)."""
+    return upsample(pixels, gain, bias).flatten(1, 3) @ classes.transpose(1, 2)
 
 
 class ConvHead(nn.Module):

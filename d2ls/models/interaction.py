@@ -6,16 +6,12 @@ not built: they shift all scores of a query alike, and the softmax forgets that.
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from d2ls.models.slices import autocast_as_now, by_slices, cuts, slice_length
-
-HEADS = 8
+from d2ls.models.readings import HEADS, gather, read
 
 
 class Attention(nn.Module):
@@ -63,7 +59,7 @@ class TokensReadPixels(Attention):
         # q . (W_k p) = (W_k^T q) . p: the keys are never built.
         folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
         # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
-        gathered = _gather(folded, pixels, code).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
+        gathered = gather(folded, pixels, code).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
         projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
         return self.output(projected.flatten(2) + self.value.bias)
 
@@ -103,18 +99,7 @@ class PixelsReadTokens(Attention):
         outgoing = torch.einsum("bhnd,chd->bhnc", _split(self.value(value)), weight)
         outgoing = torch.cat([outgoing[:, :1] + self.output.bias, outgoing[:, 1:]], dim=1).flatten(1, 2)
         constant = constant.flatten(1).unsqueeze(-1)
-        shared = folded, constant, outgoing, self.norm.weight, self.norm.bias
-        return by_slices(_read_tokens, (pixels, code), shared)
-
-
-def _read_tokens(
-    pixels: Tensor, code: Tensor, folded: Tensor, constant: Tensor, values: Tensor, gain: Tensor, bias: Tensor
-) -> Tensor:
-    """LN(p + A^T v) of pixels (B, S, C), with folded keys and values (B, heads * N, C), constant (B, heads * N, 1)."""
-    scores = folded @ (pixels + code).transpose(1, 2) + constant
-    attention = scores.unflatten(1, (HEADS, -1)).softmax(dim=2).flatten(1, 2)  # over the N tokens of each head
-    read = torch.baddbmm(pixels, attention.transpose(1, 2), values)
-    return F.layer_norm(read, gain.shape, gain, bias)
+        return read(pixels, code, folded, constant, outgoing, self.norm.weight, self.norm.bias)
 
 
 def _split(x: Tensor) -> Tensor:
@@ -125,51 +110,6 @@ def _split(x: Tensor) -> Tensor:
 def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
     """W^T x per head: (B, heads, N, d) and (heads * d, C) -> (B, heads * N, C)."""
     return torch.einsum("bhnd,hdc->bhnc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
-
-
-def _gather(folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-    """softmax(folded . (pixels + code)) . pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C)."""
-    if torch.compiler.is_compiling():
-        return (folded @ (pixels + code).transpose(1, 2)).softmax(dim=-1) @ pixels
-    gathered: Tensor = _Gather.apply(folded, pixels, code)
-    return gathered
-
-
-class _Gather(torch.autograd.Function):
-    """`_gather` with little memory.
-
-    Neither the sum nor its gradient is ever whole in memory. With A the attention, o the result and g its gradient,
-    the scores' gradient is A * (g . pixels - rowsum(g * o)).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-        parts = list(cuts(len(code), slice_length(pixels)))
-        scores = torch.cat([folded @ (pixels[:, part] + code[part]).transpose(1, 2) for part in parts], dim=-1)
-        attention = scores.softmax(dim=-1)
-        gathered = attention @ pixels
-        ctx.save_for_backward(folded, pixels, code, attention, gathered)
-        ctx.parts, ctx.autocast = parts, autocast_as_now(pixels)
-        return gathered
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        folded, pixels, code, attention, gathered = ctx.saved_tensors
-        of_folded, of_pixels = torch.zeros_like(folded), torch.empty_like(pixels)
-        of_code = torch.empty_like(code) if ctx.needs_input_grad[2] else None
-        balance = (gradient * gathered).sum(dim=-1, keepdim=True)
-        both = torch.cat([gradient, folded], dim=1)  # (B, 2 M, C)
-        for part in ctx.parts:
-            with ctx.autocast:
-                p, a = pixels[:, part], attention[..., part]
-                of_scores = a * (gradient @ p.transpose(1, 2) - balance)
-                of_folded += of_scores @ (p + code[part])
-                # The pixels are averaged (A^T g) and scored (of_scores^T folded): one product for both.
-                of_pixels[:, part] = torch.cat([a, of_scores], dim=1).transpose(1, 2) @ both
-                if of_code is not None:
-                    of_code[part] = (of_scores.transpose(1, 2) @ folded).sum(dim=0)
-        return of_folded, of_pixels, of_code
 
 
 class Stage(nn.Module):

@@ -85,7 +85,8 @@ class _Sliced(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needed, total = ctx.saved_tensors, ctx.needs_input_grad[3:], ctx.saved_tensors[0].shape[1]
         growth = gradient.shape[-2] // total
-        found = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed, strict=True)]
+        new = [torch.empty_like if i < ctx.sliced else torch.zeros_like for i in range(len(inputs))]
+        found = [make(x) if need else None for make, x, need in zip(new, inputs, needed, strict=True)]
         for part in cuts(total, ctx.length):
             leaves = [x[..., part, :] if i < ctx.sliced else x for i, x in enumerate(inputs)]
             leaves = [x.detach().requires_grad_(need) for x, need in zip(leaves, needed, strict=True)]

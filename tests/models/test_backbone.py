@@ -1,5 +1,7 @@
 """Feature pyramids of many families: four NCHW maps at the right strides, everything trained, everything stated."""
 
+import copy
+
 import pytest
 import timm
 import torch
@@ -189,3 +191,36 @@ def test_frozen():
 def test_stochastic_depth_where_there_is_none():
     with pytest.raises(ConfigError, match=r"vgg11.*stochastic depth.*drop_path_rate=0"):
         Backbone("vgg11", drop_path_rate=0.2)
+
+
+@pytest.mark.parametrize("name", families(["test_convnext", "test_resnet", "test_efficientnet"], WINDOWED))
+def test_checkpointing_changes_no_gradient(name):
+    """With batch norm in evaluation, as its statistics are taken in both passes of the forward."""
+    torch.manual_seed(0)
+    plain = Backbone(name).double().eval()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.checkpoint_gradients()
+    image = torch.randn(1, 3, 64, 64).double()
+    found = [torch.stack([m.square().mean() for m in net(image)]).sum() for net in (plain, checkpointed)]
+    assert found[0].equal(found[1])
+    gradients = [
+        torch.autograd.grad(total, net.parameters()) for total, net in zip(found, (plain, checkpointed), strict=True)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def test_checkpointing_calls_the_blocks_again():
+    backbone = Backbone("test_convnext")
+    calls = []
+    backbone.body.stages_1.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    for expected in (1, 3):
+        backbone(torch.randn(1, 3, 64, 64))[-1].sum().backward()
+        assert len(calls) == expected
+        backbone.checkpoint_gradients()
+
+
+def test_checkpointing_where_timm_has_none():
+    backbone = Backbone("test_resnet")
+    backbone.body = torch.nn.Identity()
+    with pytest.raises(ConfigError, match=r"test_resnet.*checkpoint_backbone=False"):
+        backbone.checkpoint_gradients()

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d2ls.models import slices
-from d2ls.models.interaction import HEADS, Attention, Interaction, Stage
+from d2ls.models.interaction import Attention, Interaction, Stage
+from d2ls.models.readings import HEADS
 
 problems = given(
     tokens=st.integers(1, 4),
