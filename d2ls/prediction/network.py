@@ -54,16 +54,29 @@ class Network:
         net: its logits are (B, K, H, W).
         device: where it runs.
         precision: one of PRECISIONS.
+        channels_last: keep images and maps in NHWC memory order.
+        compiled: compile it with torch.compile when it is first called, again for further sizes.
     """
 
-    def __init__(self, net: nn.Module, device: torch.device, precision: str) -> None:
-        self.net = net.eval().to(device)
+    def __init__(
+        self,
+        net: nn.Module,
+        device: torch.device,
+        precision: str,
+        *,
+        channels_last: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.eval().to(device).to(memory_format=self.memory_format)
+        if compiled:
+            self.net.compile()
         self.device = device
         self.dtype = PRECISIONS[precision]
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits, (B, K, H, W) on the device, of images (B, 3, H, W)."""
-        images = images.to(self.device, non_blocking=True)
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return self.net(images).float()
 

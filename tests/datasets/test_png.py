@@ -89,11 +89,9 @@ def test_interlaced_rows_are_left_to_the_decoder() -> None:
     assert png.read_differences(encoded(bytes([1, 5]), 1, 1, interlaced=1), 1, 1) is None
 
 
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [(bytes([1, 5, 0]), "decodes to 3 bytes( or more)?, expected 6"), (bytes([1, 5, 0] * 3), r"decodes to [79] bytes( or more)?, expected 6")],
-)
-def test_streams_of_another_length_are_damaged(rows: bytes, words: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [bytes([1, 5, 0]), bytes([1, 5, 0] * 3)], ids=["short", "long"])
+def test_streams_of_another_length_are_damaged(rows: bytes, tmp_path: Path) -> None:
+    words = r"decodes to \d bytes.*, expected 6"
     with pytest.raises(FormatError, match=words):
         png.read_differences(encoded(rows, 2, 2), 2, 2)
     path = tmp_path / "m.png"
