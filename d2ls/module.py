@@ -48,7 +48,7 @@ class SegmentationModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Log at least one step of an epoch; only now the number of processes that share it is known."""
-        self.trainer.log_every_n_steps = min(10, len(self.settings.train_loader))
+        self.trainer.log_every_n_steps = min(10, len(self.settings.train_loader))  # type: ignore[attr-defined]
 
     def forward(self, image: Tensor) -> Any:
         """What the network makes of an image batch (B, 3, H, W)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -191,12 +191,14 @@ def _without_noise() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # Lightning's own use of torch; and our checkpoints replace older ones on purpose.
-            # What is logged is the mean over all processes already; strides of sides of length 1 may differ.
+            # What is logged is the mean over all processes already; strides of sides of length 1 may differ. Our
+            # loaders begin where a run was stopped, without Lightning's knowing.
             known = (
                 ".*LeafSpec",
                 "Checkpoint directory .* exists and is not empty",
                 "It is recommended to use `self.log",
                 "Grad strides do not match bucket view strides",
+                "You're resuming from a checkpoint that ended before the epoch ended",
             )
             for message in known:
                 warnings.filterwarnings("ignore", message)
