@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,19 +59,19 @@ def terms_and_gradients(part: slice, kind: str) -> tuple[dict[str, Tensor], dict
     return {name: term.detach() for name, term in terms.items()}, {name: leaf.grad for name, leaf in leaves.items()}
 
 
-def network() -> nn.Module:
-    """A small network with all parts, in float64."""
+def network(**options: Any) -> nn.Module:
+    """A small network in float64, with all parts if nothing else is asked for."""
     torch.manual_seed(5)
-    net = DynamicDictionaryLearning("test_convnext", 3, stages=2, width=32, num_entries=4)
-    return net.double().train()
+    options = {"backbone": "test_convnext", "stages": 2, "num_entries": 4} | options
+    return DynamicDictionaryLearning(num_classes=3, width=32, **options).double().train()
 
 
-def step(net: nn.Module, part: slice, at: int) -> dict[str, Tensor]:
+def step(net: nn.Module, part: slice, at: int, **weights: float) -> dict[str, Tensor]:
     """Loss terms of a part of a joint batch of four images, with gradients of all but Dice in the network."""
     rng = torch.Generator().manual_seed(at)
     image = torch.randn(4, 3, 32, 32, generator=rng, dtype=torch.float64)
     mask = torch.randint(0, 3, (4, 32, 32), generator=rng)
-    terms: dict[str, Tensor] = D2LSLoss(IGNORE, contrastive_weight=1e3)(net(image[part]), mask[part])
+    terms: dict[str, Tensor] = D2LSLoss(IGNORE, **{"contrastive_weight": 1e3, **weights})(net(image[part]), mask[part])
     (terms["loss"] - terms["dice"]).backward()
     return {name: term.detach() for name, term in terms.items()}
 
@@ -179,3 +180,39 @@ def test_samples_are_dealt_out_once(found: list[dict[str, Any]]) -> None:
     for start in range(0, 8, 4):
         joint = [draw for f in found for draw in f["draws"][start // 2 : start // 2 + 2]]
         assert sorted(joint) == sorted(alone[start : start + 4]), "the batches of both are that of one"
+
+
+VARIANTS: tuple[tuple[dict[str, Any], dict[str, float]], ...] = (
+    *(({"dictionary": kind}, {}) for kind in ("dynamic", "static", "ones", "zeros")),
+    ({}, {"auxiliary_weight": 0.0}),
+    ({}, {"contrastive_weight": 0.0}),
+    ({"num_entries": None}, {}),
+    ({"interact": False}, {}),
+    ({"aggregate": False}, {}),
+    ({"head": "conv"}, {}),
+    ({"stages": 0}, {}),
+    ({"backbone": "test_resnet", "freeze_backbone": True}, {}),
+)
+
+
+def train_variants(rank: int, folder: str) -> None:
+    """Two steps of each variant under DDP as it is by default, which waits for the gradient of every parameter."""
+    part = slice(2 * rank, 2 * rank + 2)
+    with group(rank, folder):
+        for options, weights in VARIANTS:
+            net = DistributedDataParallel(network(**options))
+            for at in range(2):
+                step(net, part, at, **weights)
+        spare = network()
+        spare.spare = nn.Linear(1, 1)
+        net = DistributedDataParallel(spare.double())
+        step(net, part, 0)
+        with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+            step(net, part, 1)
+    Path(folder, f"{rank}.done").touch()
+
+
+@pytest.mark.slow
+def test_no_variant_has_unused_parameters(tmp_path: Path) -> None:
+    mp.spawn(train_variants, args=(str(tmp_path),), nprocs=WORLD)
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["0.done", "1.done"]
