@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -149,6 +150,8 @@ class DynamicDictionaryLearning(nn.Module):
 
     def _decode(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Logits at full resolution of dictionaries (B, N, C) and aggregated maps (B, H/4, W/4, C)."""
+        if torch.is_autocast_enabled(kind := pixels.device.type):  # every product would round them anyway
+            pixels = pixels.to(torch.get_autocast_dtype(kind))
         code = None if self.position is None else self.position(*pixels.shape[1:3]).to(pixels.dtype)
         return by_images(lambda entries, image: self._interact(entries, image, code), tokens, pixels)
 

@@ -35,9 +35,9 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
         parts = list(cuts(len(code), slice_length(pixels)))
-        scores = torch.cat([folded @ (pixels[:, part] + code[part]).transpose(1, 2) for part in parts], dim=-1)
+        scores = torch.cat([_product(folded, (pixels[:, part] + code[part]).transpose(1, 2)) for part in parts], dim=-1)
         normaliser = scores.to(torch.promote_types(scores.dtype, torch.float32)).logsumexp(dim=-1, keepdim=True)
-        gathered = (scores - normaliser).exp_() @ pixels
+        gathered = _product((scores - normaliser).exp_(), pixels)
         ctx.save_for_backward(folded, pixels, code, normaliser, gathered)
         ctx.parts, ctx.autocast = parts, autocast_as_now(pixels)
         return gathered
@@ -53,13 +53,13 @@ class _Gather(torch.autograd.Function):
         for part in ctx.parts:
             with ctx.autocast:
                 p, coded = pixels[:, part], pixels[:, part] + code[part]
-                attention = (folded @ coded.transpose(1, 2) - normaliser).exp_()
-                of_scores = attention * (gradient @ p.transpose(1, 2) - balance)
-                of_folded += of_scores @ coded
+                attention = (_product(folded, coded.transpose(1, 2)) - normaliser).exp_()
+                of_scores = attention * (_product(gradient, p.transpose(1, 2)) - balance)
+                of_folded += _product(of_scores, coded)
                 # The pixels are averaged (A^T g) and scored (of_scores^T folded): one product for both.
-                of_pixels[:, part] = torch.cat([attention, of_scores], dim=1).transpose(1, 2) @ both
+                of_pixels[:, part] = _product(torch.cat([attention, of_scores], dim=1).transpose(1, 2), both)
                 if of_code is not None:
-                    of_code[part] = (of_scores.transpose(1, 2) @ folded).sum(dim=0)
+                    of_code[part] = _product(of_scores.transpose(1, 2), folded).sum(dim=0)
         return of_folded, of_pixels, of_code
 
 
@@ -100,11 +100,11 @@ class _Read(torch.autograd.Function):
     def forward(ctx: Any, pixels: Tensor, code: Tensor, folded: Tensor, constant: Tensor, values: Tensor,
                 gain: Tensor, bias: Tensor) -> Tensor:  # fmt: skip
         parts = list(cuts(len(code), slice_length(pixels)))
-        result, statistics = torch.empty_like(pixels, dtype=gain.dtype), []  # as layer norms give it
+        result, statistics = torch.empty_like(pixels), []
         for part in parts:
-            p = pixels[:, part].to(gain.dtype)
-            attention = _over_tokens(folded @ (p + code[part]).transpose(1, 2) + constant)
-            total = p + attention.transpose(1, 2) @ values
+            p = pixels[:, part]
+            attention = _over_tokens(_product(folded, (p + code[part]).transpose(1, 2)) + constant)
+            total = p + _product(attention.transpose(1, 2), values)
             result[:, part], *more = torch.native_layer_norm(total, gain.shape, gain, bias, NORM_EPS)
             statistics += more
         ctx.save_for_backward(pixels, code, folded, constant, values, gain, bias, *statistics)
@@ -119,22 +119,27 @@ class _Read(torch.autograd.Function):
         sums = tuple(torch.zeros_like(x) for x in (folded, constant, values, gain, bias))
         for part, *statistic in zip(ctx.parts, statistics[::2], statistics[1::2], strict=True):
             with ctx.autocast:
-                p = pixels[:, part].to(gain.dtype)
+                p = pixels[:, part]
                 coded = p + code[part]
-                attention = _over_tokens(folded @ coded.transpose(1, 2) + constant)
-                total = p + attention.transpose(1, 2) @ values
+                attention = _over_tokens(_product(folded, coded.transpose(1, 2)) + constant)
+                total = p + _product(attention.transpose(1, 2), values)
                 of_total, of_gain, of_bias = torch.ops.aten.native_layer_norm_backward(
                     gradient[:, part], total, gain.shape, *statistic, gain, bias, [True, True, True]
                 )
-                weighted = attention * (values @ of_total.transpose(1, 2))
+                weighted = attention * (_product(values, of_total.transpose(1, 2)))
                 by_head = weighted.unflatten(1, (HEADS, -1)).sum(dim=2, keepdim=True)
                 of_scores = weighted - (attention.unflatten(1, (HEADS, -1)) * by_head).flatten(1, 2)
                 of_constant = of_scores.sum(dim=-1, keepdim=True)
-                through_scores = of_scores.transpose(1, 2) @ folded
+                through_scores = _product(of_scores.transpose(1, 2), folded)
                 of_pixels[:, part] = of_total + through_scores
                 if of_code is not None:
                     of_code[part] = through_scores.sum(dim=0)
-                more = of_scores @ coded, of_constant, attention @ of_total, of_gain, of_bias
+                more = _product(of_scores, coded), of_constant, _product(attention, of_total), of_gain, of_bias
             for whole, value in zip(sums, more, strict=True):
                 whole += value  # noqa: PLW2901  (in place)
         return of_pixels, of_code, *sums
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of batches of matrices; a CPU multiplies single ones in half precision without copying them first."""
+    return (a[0] @ b[0]).unsqueeze(0) if len(a) == 1 else a @ b
