@@ -1,0 +1,230 @@
+"""Training samples per second, against the straightforward order in which the ancestors make them.
+
+    python benchmarks/loader.py                       the recipes of Vaihingen and LoveDA, 1 and 2 workers
+    python benchmarks/loader.py --profile             where a sample's time goes
+    python benchmarks/loader.py --resize pillow       the plain side resizes with Pillow, as the ancestors do
+
+Both sides read the same drawn 1024 px tiles through a DataLoader and draw from the same laws. The plain side decodes
+whole images, builds the whole mosaic, resizes it whole and then crops, up to ten times, counting all labels each time;
+it does so with OpenCV and albumentations. Patches are of two kinds: as OpenCV writes them by default, which the
+ancestors' tools leave it to (LZW TIFF), and as our split tools write them.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader
+
+from d2ls.cli import parser, run_main
+from d2ls.datasets import files, loveda, segmentation, vaihingen
+from d2ls.datasets.loading import training_loader
+from d2ls.datasets.mosaic import Canvas
+from d2ls.datasets.pairs import Pair
+from d2ls.datasets.segmentation import SegmentationDataset
+from d2ls.datasets.synthetic import draw_scene
+from tests.plain_recipe import SIZE, PlainRecipe
+
+CASES: dict[str, tuple[ModuleType, str]] = {
+    "vaihingen, LZW patches": (vaihingen, "lzw"),
+    "vaihingen, our patches": (vaihingen, "ours"),
+    "loveda, PNG images": (loveda, "png"),
+}
+SIDES = ("plain", "ours")
+STAGES = ("decode image", "decode mask", "mosaic", "resize", "crop", "augment", "normalise")
+
+
+def draw(folder: Path, tiles: int, samples: int) -> dict[str, list[Pair]]:
+    """Tiles in each form, named as often as an epoch has samples."""
+    found: dict[str, list[Pair]] = {}
+    for seed in range(tiles):
+        image, mask = draw_scene(SIZE, seed)
+        pairs = {
+            form: Pair(folder / f"{form}_{seed}.{suffix}", folder / f"{form}_{seed}_mask.png", str(seed))
+            for form, suffix in (("lzw", "tif"), ("ours", "tif"), ("png", "png"))
+        }
+        cv2.imwrite(str(pairs["lzw"].image), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        files.write_tiff(pairs["ours"].image, image)
+        Image.fromarray(image).save(pairs["png"].image)
+        for form, pair in pairs.items():
+            if form == "ours":
+                files.write_png(Path(str(pair.mask)), mask)
+            else:
+                cv2.imwrite(str(pair.mask), mask)
+            found.setdefault(form, []).append(pair)
+    return {form: (pairs * -(-samples // tiles))[:samples] for form, pairs in found.items()}
+
+
+def datasets(case: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
+    """The data set of each side."""
+    module, form = CASES[case]
+    ours = SegmentationDataset(module.SPEC, partial(list, drawn[form]), recipe=module.RECIPE)
+    return {
+        "plain": PlainRecipe(drawn[form], module.RECIPE, module.SPEC.ignore_index, pillow=options.resize == "pillow"),
+        "ours": ours,
+    }
+
+
+def measure(case: str, drawn: dict[str, list[Pair]], workers: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Samples per second and worker: epochs of the two sides in turn, after one each that starts the workers."""
+    made = datasets(case, drawn, options)
+    loaders = {
+        "plain": DataLoader(
+            made["plain"], options.batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True,
+            worker_init_fn=one_thread,
+        ),
+        "ours": training_loader(made["ours"], options.batch, num_workers=workers),
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for turn in range(options.repeats + 1):
+        for side in SIDES:
+            started = time.perf_counter()
+            samples = sum(len(batch["image"]) for batch in loaders[side])
+            if turn:
+                seconds[side].append((time.perf_counter() - started) / samples)
+    rates = {side: 1 / (workers * statistics.median(seconds[side])) for side in SIDES}
+    ratio = statistics.median(plain / ours for plain, ours in zip(*seconds.values(), strict=True))
+    return {"case": case, "workers": workers, **rates, "ours / plain": ratio}
+
+
+def one_thread(_: int) -> None:
+    """As our own workers."""
+    cv2.setNumThreads(0)
+
+
+class Stages:
+    """CPU seconds of named stages; what one stage asks of another counts for the other alone."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._open = ["rest"]
+        self._since = time.process_time()
+
+    def counted(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """The function, its calls counted as a stage."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._turn()
+            self._open.append(stage)
+            result = function(*args, **kwargs)
+            self._turn()
+            self._open.pop()
+            return result
+
+        return call
+
+    def read(self) -> dict[str, float]:
+        """What was counted since the beginning."""
+        self._turn()
+        return dict(self.seconds)
+
+    def _turn(self) -> None:
+        now = time.process_time()
+        self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+def watched(side: str, dataset: Any) -> list[tuple[Any, str, str]]:
+    """Owner and name of the functions that do the work of each stage."""
+    if side == "plain":
+        own = [(dataset, name, name) for name in STAGES[2:]]
+        return [(dataset, "read_image", STAGES[0]), (dataset, "read_mask", STAGES[1]), *own]
+    return [
+        (files, "read_window", "decode image"),
+        (dataset, "read_mask", "decode mask"),
+        (Canvas, "_image", "mosaic"),
+        (Canvas, "_mask", "mosaic"),
+        (Canvas, "_scaled_image", "resize"),
+        (Canvas, "_scaled_mask", "resize"),
+        (Canvas, "_choose", "crop"),
+        (segmentation, "turn_and_flip", "augment"),
+        (segmentation, "change_colours", "augment"),
+        (segmentation, "normalise", "normalise"),
+    ]
+
+
+def profile(case: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of CPU time that a sample takes in each stage, in this process."""
+    result: dict[str, Any] = {"case": case}
+    for side, dataset in datasets(case, drawn, options).items():
+        dataset[0]  # imports and tables
+        stages = Stages()
+        with ExitStack() as stack:
+            for owner, name, stage in watched(side, dataset):
+                new = stages.counted(getattr(owner, name), stage)
+                stack.enter_context(mock.patch.object(owner, name, new))
+            torch.manual_seed(0)
+            for index in range(options.samples):
+                dataset[index]
+            found = stages.read()
+        result[side] = {stage: 1e3 * found.get(stage, 0.0) / options.samples for stage in (*STAGES, "rest")}
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line and measure."""
+    command = parser(str(__doc__))
+    command.add_argument("--cases", nargs="+", default=list(CASES), choices=tuple(CASES), metavar="CASE")
+    command.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    for name, default in (("tiles", 8), ("samples", 96), ("batch", 4), ("repeats", 5)):
+        command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    command.add_argument("--resize", choices=("opencv", "pillow"), default="opencv", help="of the plain side")
+    command.add_argument("--profile", action="store_true", help="where a sample's time goes")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    options = command.parse_args(arguments)
+    cv2.setNumThreads(0)
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw(Path(folder), options.tiles, options.samples)
+        if options.profile:
+            rows = [profile(case, drawn, options) for case in options.cases]
+        else:
+            rows = [measure(case, drawn, workers, options) for case in options.cases for workers in options.workers]
+    (tell_profile if options.profile else tell)(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+def tell(rows: list[dict[str, Any]]) -> None:
+    """Print rates and ratios."""
+    table = Table(title="samples per second and worker")
+    for heading in ("recipe, files", "workers", *SIDES, "ours / plain"):
+        table.add_column(heading, justify="left" if heading == "recipe, files" else "right")
+    for row in rows:
+        rates = (f"{row[side]:.1f}" for side in SIDES)
+        table.add_row(row["case"], str(row["workers"]), *rates, f"{row['ours / plain']:.2f}")
+    Console().print(table)
+
+
+def tell_profile(rows: list[dict[str, Any]]) -> None:
+    """Print the stages of a sample."""
+    for row in rows:
+        table = Table(title=f"{row['case']}: CPU milliseconds a sample", title_justify="left")
+        for heading in ("stage", *SIDES):
+            table.add_column(heading, justify="left" if heading == "stage" else "right")
+        for stage in (*STAGES, "rest"):
+            table.add_row(stage, *(f"{row[side][stage]:.2f}" for side in SIDES))
+        table.add_row("all", *(f"{sum(row[side].values()):.2f}" for side in SIDES))
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
