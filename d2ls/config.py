@@ -60,6 +60,10 @@ class Settings:
         except KeyError:
             raise AttributeError(f"{self.path} has no setting {name!r}") from None
 
+    def replaced(self, **values: Any) -> "Settings":
+        """The same settings with other values behind some names."""
+        return Settings(self.path, self.overrides, self.source, self._names | values, self.idle)
+
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
