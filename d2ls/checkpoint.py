@@ -78,6 +78,20 @@ def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
     }
 
 
+def position_of(content: Any) -> dict[str, Any]:
+    """How far the run was that wrote the content of a checkpoint file.
+
+    Returns:
+        "epochs", finished ones; "batches" of the next that are behind it, and "order", what these depend on. Empty
+        where the file cannot resume a run.
+    """
+    if KEY not in content or not content.get("optimizer_states"):
+        return {}
+    # Checkpoints of the first versions stand at the end of an epoch.
+    whole = {"epochs": content.get("epoch", -1) + 1, "batches": 0, "order": None}
+    return {**whole, **(content[KEY].get("position") or {})}
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours or of the reference, or a bare state dict of either; no code in it is run.
 
@@ -90,7 +104,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     # Lightning puts the network's tensors under "net."; what stands beside them is the loss's.
     weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")} or tensors
     carried = _description(content, path)
-    position = _position(content, carried)
+    position = position_of(content)
     return Checkpoint(
         path,
         weights,
@@ -152,15 +166,6 @@ def _description(content: Any, path: Path) -> dict[str, Any]:
         return carried | {"dataset": DatasetSpec.from_dict(dataset)}
     except ConfigError as error:
         raise CheckpointError(f"{path}: its description ({KEY}: dataset) is damaged: {error}") from error
-
-
-def _position(content: Any, carried: dict[str, Any]) -> dict[str, int]:
-    """How far the run was that wrote a checkpoint; empty where the file cannot resume one."""
-    if KEY not in content or not content.get("optimizer_states"):
-        return {}
-    # Checkpoints of the first versions stand at the end of an epoch.
-    position: dict[str, int] = carried.get("position") or {"epochs": content["epoch"] + 1}
-    return position
 
 
 def _load_reference(net: nn.Module, checkpoint: Checkpoint) -> list[str]:

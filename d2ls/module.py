@@ -11,7 +11,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import SumMetric
 
-from d2ls.checkpoint import KEY, describe
+from d2ls.checkpoint import KEY, describe, position_of
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, DataError
 from d2ls.metrics import Scores, SegmentationMetrics
@@ -45,6 +45,7 @@ class SegmentationModule(pl.LightningModule):
         self.val_losses, self.val_images = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.scores: Scores | None = None  # of this epoch's validation
         self.skipped = SkippedBatches(settings.max_skipped_batches)
+        self._left_out = False  # whether a batch of this step was
 
     def setup(self, stage: str) -> None:
         """Log at least one step of an epoch; only now the number of processes that share it is known."""
@@ -55,14 +56,13 @@ class SegmentationModule(pl.LightningModule):
         return self.net(image.contiguous(memory_format=self.memory_format))
 
     def on_train_start(self) -> None:
-        """The last epoch is always validated, also where a run goes on inside it."""
-        if self.current_epoch + 1 == self.trainer.max_epochs:
-            self.trainer.check_val_every_n_epoch = 1
+        """See to the last epoch where a run goes on inside it."""
+        self._validate_last_epoch()
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
         self.scores, self.skipped.in_epoch = None, 0
-        self.on_train_start()
+        self._validate_last_epoch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Seed each step by its place, so that a resumed run drops the paths that an uninterrupted one would."""
@@ -83,6 +83,7 @@ class SegmentationModule(pl.LightningModule):
             return {"loss": terms["loss"], "terms": logged}
         folder = Path(self.logger.log_dir) if self.logger is not None and self.logger.log_dir else None
         self.skipped.add(folder, self.current_epoch, self.global_step, terms, batch["path"])
+        self._left_out = True
         return {"loss": sum(parameter.sum() * 0 for parameter in self.parameters()), "terms": {}}
 
     def on_after_backward(self) -> None:
@@ -99,8 +100,9 @@ class SegmentationModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Leave the weights as they are where every batch of the step was left out."""
-        if self.skipped.in_epoch and not any(p.grad is not None and p.grad.any() for p in self.parameters()):
+        if self._left_out and not any(p.grad is not None and p.grad.any() for p in self.parameters()):
             self.zero_grad(set_to_none=True)  # a gradient of 0 would let momentum and decay move them
+        self._left_out = False
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """Count the pixels of a batch by true and predicted class."""
@@ -140,10 +142,8 @@ class SegmentationModule(pl.LightningModule):
             self.settings.optimizer, self.settings.lr_scheduler, checkpoint["optimizer_states"][0],
             next(iter(checkpoint["lr_schedulers"]), None),
         )  # fmt: skip
-        carried = checkpoint.get(KEY) or {}
-        if "position" in carried:
-            begin_loader(self.settings.train_loader, carried["position"])
-            self.skipped.in_epoch, self.skipped.in_run = carried["skipped"]
+        begin_loader(self.settings.train_loader, position_of(checkpoint))
+        self.skipped.in_epoch, self.skipped.in_run = checkpoint[KEY].get("skipped", (0, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the network without the config (arguments, classes, colours), and how far the run is."""
@@ -151,6 +151,10 @@ class SegmentationModule(pl.LightningModule):
             "position": position(self.trainer, self.settings.train_loader),
             "skipped": [self.skipped.in_epoch, self.skipped.in_run],
         }
+
+    def _validate_last_epoch(self) -> None:
+        if self.current_epoch + 1 == self.trainer.max_epochs:
+            self.trainer.check_val_every_n_epoch = 1
 
 
 def _checkpoint_backbone(net: torch.nn.Module) -> None:

@@ -1,6 +1,7 @@
 """Batches whose loss is not finite: written down by file name, left out as far as the config allows."""
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class SkippedBatches:
             DataError: more batches of the epoch are not finite than are allowed; names them.
         """
         values = {name: term.item() for name, term in terms.items()}
-        bad = [row for row in _everywhere((values, paths)) if not _finite(row[0]["loss"])]
+        rows = _everywhere((values, paths))
+        bad = [row for row in rows if not math.isfinite(row[0]["loss"])] or rows
         named = " and ".join(
             f"{', '.join(files)} ({', '.join(f'{name}={value:.4g}' for name, value in found.items())})"
             for found, files in bad
@@ -77,7 +79,3 @@ def _everywhere(value: Any) -> list[Any]:
     if len(found) > 1:
         distributed.all_gather_object(found, value)
     return found
-
-
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")

@@ -48,7 +48,7 @@ class Outcome:
     output: list[str]
 
 
-def run_chains(chains: Sequence[Chain], timeout: float = 600) -> list[Outcome]:
+def run_chains(chains: Sequence[Chain], timeout: float = 1500) -> list[Outcome]:
     """Run chains one after the other."""
     told = json.dumps([asdict(chain) for chain in chains])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

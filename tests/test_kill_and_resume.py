@@ -26,7 +26,7 @@ WORDS = [
 VARIANTS = {
     "accumulated": [*WORDS, "max_epoch=3"],
     "batch_norm, worker": [*WORDS, "backbone=test_resnet", "drop_path_rate=0.0", "num_workers=1", "max_epoch=3",
-                           "accumulate_grad_batches=1", "save_every_n_steps=2"],
+                           "accumulate_grad_batches=1", "train_batch_size=2", "save_every_n_steps=2"],
     "epochs alone, workers": [*WORDS, "num_workers=2", "save_every_n_steps=0", "max_epoch=3",
                               "accumulate_grad_batches=4", "check_val_every_n_epoch=2"],
 }  # fmt: skip
@@ -99,20 +99,22 @@ def test_random_kill_points(variant: str, tmp_path: Path) -> None:
     whole = Chain(folder(tmp_path, "whole"), words)
     (counted,) = run_chains([whole])
     assert counted.codes == [0], counted.output
-    total = sum(counted.events[0].values())
-    # The first of a chain anywhere in the run, the next ones soon after it has gone on: they hit what it does first.
-    chains = [
-        Chain(folder(tmp_path, f"killed{number}"), words, [Death(rng.randrange(1, total)), Death(rng.randrange(1, 40))])
-        for number in range(7)
-    ]
+    counts = counted.events[0]
+
+    def death(share: float) -> Death:
+        kind = rng.choice(sorted(counts))
+        return Death(rng.randint(1, max(1, round(share * counts[kind]))), kind)
+
+    # The first of a chain anywhere in the run, the second where the run has gone on for a part of it.
+    chains = [Chain(folder(tmp_path, f"killed{number}"), words, [death(1), death(0.4)]) for number in range(6)]
     where: Counter[str] = Counter()
     for chain, outcome in zip(chains, run_chains(chains, timeout=1500), strict=True):
         assert set(outcome.codes[:-1]) <= {-9, 0}, outcome.output
         assert outcome.codes[-1] == 0, outcome.output
         where.update(name for found in outcome.events for name in found if name.startswith("killed in"))
         assert_same_end(whole.folder, chain.folder)
-    print(f"{variant}: {where.total()} kill points of {total} events: {dict(where)}")
-    assert where.total() >= 10
+    print(f"{variant}: {where.total()} kill points: {dict(where)}")
+    assert where.total() >= 8
 
 
 @pytest.mark.slow
