@@ -12,6 +12,8 @@ ancestors' tools leave it to (LZW TIFF), and as our split tools write them.
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -43,11 +45,11 @@ from d2ls.datasets.segmentation import SegmentationDataset
 from d2ls.datasets.synthetic import draw_scene
 from tests.plain_recipe import SIZE, PlainRecipe
 
-CASES: dict[str, tuple[ModuleType, str]] = {
-    "vaihingen, LZW patches": (vaihingen, "lzw"),
-    "vaihingen, our patches": (vaihingen, "ours"),
-    "loveda, PNG images": (loveda, "png"),
+RECIPES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
+    "vaihingen": (vaihingen, ("lzw", "ours")),
+    "loveda": (loveda, ("png",)),
 }
+FORMS = {"lzw": "as the ancestors' tools leave them", "ours": "as our split tools write them", "png": "as published"}
 SIDES = ("plain", "ours")
 STAGES = ("decode image", "decode mask", "mosaic", "resize", "crop", "augment", "normalise")
 
@@ -73,41 +75,89 @@ def draw(folder: Path, tiles: int, samples: int) -> dict[str, list[Pair]]:
     return {form: (pairs * -(-samples // tiles))[:samples] for form, pairs in found.items()}
 
 
-def datasets(case: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
+def datasets(name: str, form: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
     """The data set of each side."""
-    module, form = CASES[case]
-    ours = SegmentationDataset(module.SPEC, partial(list, drawn[form]), recipe=module.RECIPE)
-    return {
-        "plain": PlainRecipe(drawn[form], module.RECIPE, module.SPEC.ignore_index, pillow=options.resize == "pillow"),
-        "ours": ours,
-    }
+    module, pairs = RECIPES[name][0], drawn[form]
+    plain = PlainRecipe(pairs, module.RECIPE, module.SPEC.ignore_index, pillow=options.resize == "pillow")
+    return {"plain": plain, "ours": SegmentationDataset(module.SPEC, partial(list, pairs), recipe=module.RECIPE)}
 
 
-def measure(case: str, drawn: dict[str, list[Pair]], workers: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Samples per second and worker: epochs of the two sides in turn, after one each that starts the workers."""
-    made = datasets(case, drawn, options)
-    loaders = {
-        "plain": DataLoader(
-            made["plain"], options.batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True,
-            worker_init_fn=one_thread,
-        ),
-        "ours": training_loader(made["ours"], options.batch, num_workers=workers),
-    }  # fmt: skip
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    for turn in range(options.repeats + 1):
-        for side in SIDES:
-            started = time.perf_counter()
-            samples = sum(len(batch["image"]) for batch in loaders[side])
-            if turn:
-                seconds[side].append((time.perf_counter() - started) / samples)
-    rates = {side: 1 / (workers * statistics.median(seconds[side])) for side in SIDES}
-    ratio = statistics.median(plain / ours for plain, ours in zip(*seconds.values(), strict=True))
-    return {"case": case, "workers": workers, **rates, "ours / plain": ratio}
+def loader(side: str, dataset: Any, workers: int, batch: int) -> DataLoader[Any]:
+    """The loader of a side; both keep OpenCV's threads out of their workers."""
+    if side == "ours":
+        return training_loader(dataset, batch, num_workers=workers)
+    return DataLoader(
+        dataset, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=True,
+        worker_init_fn=one_thread,
+    )  # fmt: skip
 
 
 def one_thread(_: int) -> None:
-    """As our own workers."""
+    """Start of a plain worker."""
     cv2.setNumThreads(0)
+
+
+class Contender:
+    """A loader with workers of its own, and what each of its epochs took."""
+
+    def __init__(self, side: str, dataset: Any, workers: int, options: argparse.Namespace) -> None:
+        self.loader = loader(side, dataset, workers, options.batch)
+        self.workers, self.cpu = workers, options.cpu
+        others = set(multiprocessing.active_children())
+        self._epoch()  # starts the workers; does not count
+        self.processes = set(multiprocessing.active_children()) - others
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        """One epoch: seconds of one worker for one sample."""
+        before = self._clock()
+        samples = self._epoch()
+        self.seconds.append((self._clock() - before) / samples)
+
+    @property
+    def rate(self) -> float:
+        """Samples per second and worker."""
+        return 1 / statistics.median(self.seconds)
+
+    def times(self, other: "Contender") -> float:
+        """How many times faster than another one."""
+        return statistics.median(theirs / ours for theirs, ours in zip(other.seconds, self.seconds, strict=True))
+
+    def _epoch(self) -> int:
+        return sum(len(batch["image"]) for batch in self.loader)
+
+    def _clock(self) -> float:
+        """Seconds on the clock times workers, or CPU seconds of the workers together (proc(5), fields 14 and 15)."""
+        if not self.cpu:
+            return time.perf_counter() * self.workers
+        stats = [Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split() for process in self.processes]
+        return sum(int(ticks) for words in stats for ticks in words[11:13]) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(name: str, drawn: dict[str, list[Pair]], workers: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Epochs of both sides on all forms of the files, in turn."""
+    forms = RECIPES[name][1]
+    running = {
+        (side, form): Contender(side, dataset, workers, options)
+        for form in forms
+        for side, dataset in datasets(name, form, drawn, options).items()
+    }
+    for _ in range(options.repeats):
+        for contender in running.values():
+            contender.run()
+    ancestors = running["plain", forms[0]]
+    return [
+        {
+            "recipe": name,
+            "files": FORMS[form],
+            "workers": workers,
+            "plain": running["plain", form].rate,
+            "ours": running["ours", form].rate,
+            "ours / plain": running["ours", form].times(running["plain", form]),
+            "ours / ancestors": running["ours", form].times(ancestors),
+        }
+        for form in forms
+    ]
 
 
 class Stages:
@@ -161,16 +211,16 @@ def watched(side: str, dataset: Any) -> list[tuple[Any, str, str]]:
     ]
 
 
-def profile(case: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
+def profile(name: str, form: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds of CPU time that a sample takes in each stage, in this process."""
-    result: dict[str, Any] = {"case": case}
-    for side, dataset in datasets(case, drawn, options).items():
+    result: dict[str, Any] = {"recipe": name, "files": FORMS[form]}
+    for side, dataset in datasets(name, form, drawn, options).items():
         dataset[0]  # imports and tables
         stages = Stages()
         with ExitStack() as stack:
-            for owner, name, stage in watched(side, dataset):
-                new = stages.counted(getattr(owner, name), stage)
-                stack.enter_context(mock.patch.object(owner, name, new))
+            for owner, function, stage in watched(side, dataset):
+                counted = stages.counted(getattr(owner, function), stage)
+                stack.enter_context(mock.patch.object(owner, function, counted))
             torch.manual_seed(0)
             for index in range(options.samples):
                 dataset[index]
@@ -182,11 +232,14 @@ def profile(case: str, drawn: dict[str, list[Pair]], options: argparse.Namespace
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and measure."""
     command = parser(str(__doc__))
-    command.add_argument("--cases", nargs="+", default=list(CASES), choices=tuple(CASES), metavar="CASE")
+    command.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=tuple(RECIPES))
     command.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     for name, default in (("tiles", 8), ("samples", 96), ("batch", 4), ("repeats", 5)):
         command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     command.add_argument("--resize", choices=("opencv", "pillow"), default="opencv", help="of the plain side")
+    command.add_argument(
+        "--cpu", action="store_true", help="CPU seconds of the workers rather than the clock's (Linux)"
+    )
     command.add_argument("--profile", action="store_true", help="where a sample's time goes")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = command.parse_args(arguments)
@@ -194,9 +247,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         drawn = draw(Path(folder), options.tiles, options.samples)
         if options.profile:
-            rows = [profile(case, drawn, options) for case in options.cases]
+            rows = [profile(name, form, drawn, options) for name in options.recipes for form in RECIPES[name][1]]
         else:
-            rows = [measure(case, drawn, workers, options) for case in options.cases for workers in options.workers]
+            runs = [measure(name, drawn, workers, options) for name in options.recipes for workers in options.workers]
+            rows = [row for run in runs for row in run]
     (tell_profile if options.profile else tell)(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -205,19 +259,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def tell(rows: list[dict[str, Any]]) -> None:
     """Print rates and ratios."""
-    table = Table(title="samples per second and worker")
-    for heading in ("recipe, files", "workers", *SIDES, "ours / plain"):
-        table.add_column(heading, justify="left" if heading == "recipe, files" else "right")
+    words = ("recipe", "files")
+    table = Table(title="samples per second and worker", title_justify="left")
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading in words else "right")
     for row in rows:
-        rates = (f"{row[side]:.1f}" for side in SIDES)
-        table.add_row(row["case"], str(row["workers"]), *rates, f"{row['ours / plain']:.2f}")
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
+    print('"ours / ancestors": against the plain order on the files of the recipe\'s first line')
 
 
 def tell_profile(rows: list[dict[str, Any]]) -> None:
     """Print the stages of a sample."""
     for row in rows:
-        table = Table(title=f"{row['case']}: CPU milliseconds a sample", title_justify="left")
+        table = Table(title=f"{row['recipe']}, files {row['files']}: CPU milliseconds a sample", title_justify="left")
         for heading in ("stage", *SIDES):
             table.add_column(heading, justify="left" if heading == "stage" else "right")
         for stage in (*STAGES, "rest"):
