@@ -208,7 +208,7 @@ def test_ctrl_c_ends_all_processes() -> None:
     wait_for_checkpoint(run)
     others = children(run)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    _, error = finish(run, 120)
+    _, error = finish(run, 300)
     assert run.returncode == 130, error
     assert "Traceback" not in error
     assert others
@@ -221,7 +221,7 @@ def test_sigterm_saves_and_ends_all_processes() -> None:
     wait_for_checkpoint(run)
     others = children(run)
     os.killpg(run.pid, signal.SIGTERM)  # as clusters do
-    _, error = finish(run, 120)
+    _, error = finish(run, 300)
     assert run.returncode == 143, error
     assert "Traceback" not in error
     assert others
@@ -230,11 +230,29 @@ def test_sigterm_saves_and_ends_all_processes() -> None:
 
 
 @pytest.mark.slow
+def test_a_stopped_run_goes_on_exactly() -> None:
+    words = ("max_epoch=20", "train_batch_size=1", "save_every_n_steps=2")
+    _, error = finish(whole := start(*words, "weights_name=whole"))
+    assert whole.returncode == 0, error
+    run = start(*words)
+    wait_for_checkpoint(run)
+    os.kill(run.pid, signal.SIGTERM)  # the first process alone hears it
+    _, error = finish(run)
+    assert run.returncode == 143, error
+    _, error = finish(again := start(*words, "auto_resume=True"))
+    assert again.returncode == 0, error
+    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (WEIGHTS.with_name("whole"), WEIGHTS))
+    assert one["global_step"] == two["global_step"] == 60
+    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
+        torch.testing.assert_close(one[key], two[key], rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.slow
 def test_a_killed_process_takes_the_others_along() -> None:
     run = start("max_epoch=2000", "train_batch_size=1")
     wait_for_checkpoint(run)
     os.kill(children(run)[0], signal.SIGKILL)
-    finish(run, 120)
+    finish(run, 300)
     assert run.returncode not in (0, None)
 
 
