@@ -10,6 +10,7 @@ from pytorch_lightning.plugins.layer_sync import LayerSync
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import RandomSampler, SequentialSampler
 
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, D2LSError
@@ -42,9 +43,17 @@ def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
         Notes for the user, one line each.
 
     Raises:
-        ConfigError: synchronised batch normalisation without GPUs, or gradient clipping under FSDP.
+        ConfigError: synchronised batch normalisation without GPUs, gradient clipping under FSDP, or loaders that give
+            the same images to several processes.
     """
     device = trainer.strategy.root_device.type
+    for name in ("train_loader", "val_loader") if trainer.world_size > 1 else ():
+        sampler = getattr(getattr(settings, name), "sampler", None)
+        if isinstance(sampler, RandomSampler | SequentialSampler):
+            raise ConfigError(
+                f"{name}: its {type(sampler).__name__} gives all images to each of {trainer.world_size} processes. "
+                "Make the loader with d2ls.datasets.loading, or give it torch's DistributedSampler."
+            )
     if settings.sync_batchnorm and trainer.world_size > 1 and device != "cuda":
         raise ConfigError(
             f"sync_batchnorm=True: torch normalises over {trainer.world_size} processes on GPUs only, and these run on "
@@ -58,8 +67,8 @@ def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
     notes = []
     if settings.sync_batchnorm and not any(isinstance(module, _BatchNorm) for module in settings.net.modules()):
         notes.append("sync_batchnorm=True changes nothing: the network has no batch normalisation")
-    if trainer.world_size > 1:
-        each, steps = settings.train_loader.batch_size, settings.accumulate_grad_batches
+    each, steps = getattr(settings.train_loader, "batch_size", None), settings.accumulate_grad_batches
+    if trainer.world_size > 1 and each is not None:  # a loader with a batch sampler of its own does not tell
         product = f"{trainer.world_size} processes x {each} images" + (f" x {steps} batches" if steps > 1 else "")
         notes.append(f"a step learns from {trainer.world_size * each * steps} images ({product}); lr is taken as it is")
     return notes

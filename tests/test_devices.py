@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from d2ls.devices import SyncBatchNorm, check_devices, ending_together
 from d2ls.errors import ConfigError, D2LSError
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.training import build_trainer
+from tests.tiny import write_config
 
 
 def notes(**overrides: Any) -> list[str]:
@@ -32,6 +34,15 @@ def test_one_process_needs_no_note() -> None:
 def test_the_joint_batch_is_told() -> None:
     assert notes(gpus=2) == ["a step learns from 4 images (2 processes x 2 images); lr is taken as it is"]
     assert "learns from 18 images (3 processes x 2 images x 3 batches)" in notes(gpus=3, accumulate_grad_batches=3)[0]
+
+
+@pytest.mark.parametrize("loader", ["train_loader", "val_loader"])
+def test_loaders_that_know_of_no_processes_are_refused(loader: str, run_folder: Path) -> None:
+    of = loader.replace("loader", "dataset")
+    write_config(run_folder, after=f"from torch.utils.data import DataLoader\n{loader} = DataLoader({of}, 2)\n")
+    assert not notes()
+    with pytest.raises(ConfigError, match=f"{loader}: its SequentialSampler gives all images to each of 2 processes"):
+        notes(gpus=2)
 
 
 @pytest.mark.usefixtures("run_folder")
