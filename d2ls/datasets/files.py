@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from d2ls.datasets import png, tiff
+from d2ls.datasets import lzw, png, tiff
 from d2ls.datasets.headers import FormatError, Header, check_jpeg, check_png, read_header
 from d2ls.errors import DataError
 
@@ -264,6 +264,8 @@ def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -
     if page.raw:
         rows = np.frombuffer(tiff.read_rows(file, page, top, height), np.uint8)
         return _own(_opaque(rows.reshape(height, page.width, page.samples)[:, left : left + width]))
+    if height * (left + width) <= _BAND and lzw.suits(page, window):
+        return _own(_opaque(lzw.read_window(file, page, window, _pillow)))
     part_height = page.part[0]
     step = max(part_height, _BAND // page.width // part_height * part_height)
     rgb = np.empty((height, width, 3), np.uint8)

@@ -194,7 +194,7 @@ def read_rows(file: BinaryIO, page: Page, top: int, height: int) -> bytes:
     if (short := end > parts[:, 1]).any():
         worst = int(short.argmax())
         raise TiffError(f"a strip of the TIFF has {parts[worst, 1]} bytes, expected {end[worst]} or more")
-    return b"".join(_read(file, np.stack([parts[:, 0] + begin, end - begin], 1)))
+    return b"".join(read_at(file, np.stack([parts[:, 0] + begin, end - begin], 1)))
 
 
 def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, width: int) -> tuple[bytes, int, int]:
@@ -215,7 +215,7 @@ def read_part(file: BinaryIO, page: Page, top: int, left: int, height: int, widt
     shape = (min(page.height, rows.stop * part_height) - begin, min(page.width, columns.stop * part_width) - start)
     kept = {tag: page.entries[tag] for tag in _KEPT if tag in page.entries}
     rows_of_a_strip = None if page.tiled else part_height
-    return build(page.order, kept, shape, wanted[:, 1].tolist(), _read(file, wanted), rows_of_a_strip), begin, start
+    return build(page.order, kept, shape, wanted[:, 1].tolist(), read_at(file, wanted), rows_of_a_strip), begin, start
 
 
 def build(
@@ -307,10 +307,10 @@ def _check(page: Page, size: int) -> None:
 def _read_each(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
     """The bytes of each of these places."""
     for place in locations:
-        yield from _read(file, place[None])
+        yield from read_at(file, place[None])
 
 
-def _read(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
+def read_at(file: BinaryIO, locations: NDArray[np.int64]) -> Iterator[bytes]:
     """The bytes at these places (offset and length each), those that lie one behind the other at once."""
     starts, ends = locations[:, 0], locations.sum(1)
     breaks = np.flatnonzero(starts[1:] != ends[:-1])
