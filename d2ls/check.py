@@ -107,14 +107,15 @@ class Trial:
 
     def train(self) -> str:
         """One step of training and a validation, through Lightning, on the config's device and in its precision."""
-        if getattr(backbone := getattr(self.settings.net, "backbone", None), "pending", False):
+        backbone: Any = getattr(self.settings.net, "backbone", None)
+        if getattr(backbone, "pending", False):
             backbone.pending = False  # a problem that has been told; the rest can be tried without these weights
         self._check_optimizer()
-        loaders = {f"{split}_loader": self._loader(split) for split in ("train", "val")}
-        module = SegmentationModule(self.settings.replaced(**loaders))
+        loaders = self._loader("train"), self._loader("val")
+        module = SegmentationModule(self.settings.replaced(train_loader=loaders[0], val_loader=loaders[1]))
         before = {name: p.detach().cpu().clone() for name, p in module.net.named_parameters() if p.requires_grad}
         trainer = self._build_trainer()
-        trainer.fit(module, *loaders.values())
+        trainer.fit(module, *loaders)
         self._trainer = trainer
         after = dict(module.net.named_parameters())
         changed = sum(not torch.equal(value, after[name].detach().cpu()) for name, value in before.items())
@@ -220,7 +221,8 @@ class Trial:
 
     def _loader(self, split: str) -> DataLoader[Any]:
         """A small sample as the only batch of the config's loader."""
-        return DataLoader([self._small(split)], collate_fn=getattr(self.settings, f"{split}_loader").collate_fn)
+        samples: Any = [self._small(split)]
+        return DataLoader(samples, collate_fn=getattr(self.settings, f"{split}_loader").collate_fn)
 
     def _small(self, split: str) -> dict[str, Any]:
         """A sample around one of its labelled pixels; without data, one that is made up."""

@@ -204,6 +204,7 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
     if archive.getinfo(name).file_size > _LARGEST_FILE:
         raise DataError(f"{name}: {archive.getinfo(name).file_size} bytes, too large for a mask.")
     try:
-        path.write_bytes(archive.read(name))
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as problem:
+        data = archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as problem:
         raise DataError(f"{name}: cannot be unpacked: {problem}.") from problem
+    path.write_bytes(data)

@@ -57,12 +57,18 @@ class Entry:
                     raise DataError(
                         f"{self.path}: encrypted. Unpack the archive with its password first, and give that folder."
                     )
-                with self.archive.open(self.member) as file:
+                with self._begin(self.archive, self.member) as file:
                     yield file
         except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as problem:
             raise DataError(
                 f"{self.path}: cannot be unpacked: {problem}. The archive is damaged: download it again."
             ) from problem
+
+    def _begin(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+        try:
+            return archive.open(member)
+        except OSError as problem:  # the archive places it where no byte can be
+            raise zipfile.BadZipFile(str(problem)) from problem
 
     def checksum(self) -> int:
         """CRC-32 of the content: of a member as its archive gives it."""

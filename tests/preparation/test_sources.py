@@ -1,5 +1,8 @@
+import shutil
 import stat
+import struct
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +51,44 @@ def test_paths_that_lead_out_are_refused(tmp_path, name, nested):
     data = zipped({"good.tif": b"", name: b"evil"})
     (tmp_path / "a.zip").write_bytes(zipped({"inner.zip": data}) if nested else data)
     with pytest.raises(DataError, match=r"a\.zip.*member .*evil.* would leave the target folder"):
+        contents(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1 << 31, 200_000])
+def test_sizes_that_no_image_has_are_refused(tmp_path, size):
+    data = bytearray(zipped({"a.tif": bytes(1000)}))
+    place = data.rindex(b"PK\1\2") + 24  # the declared size, in the directory
+    data[place : place + 4] = struct.pack("<I", size)
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match=rf"a\.zip: member 'a\.tif' declares {size} bytes in .*bomb"):
+        contents(tmp_path)
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    data = zipped({"a.tif": np.random.default_rng(0).bytes(1000)})
+    begin, end = data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
+    counts = struct.pack("<HHI", 20, 20, 20 * (end - begin))
+    (tmp_path / "a.zip").write_bytes(
+        data[:begin] + data[begin:end] * 20 + data[end : end + 8] + counts + data[end + 16 :]
+    )
+    with pytest.raises(DataError, match=r"a\.zip: its members overlap"):
+        contents(tmp_path)
+
+
+def test_an_inner_archive_larger_than_the_disk_is_not_unpacked(tmp_path, monkeypatch):
+    inner = zipped({"a.tif": np.random.default_rng(0).bytes(1000)})
+    write_zip(tmp_path / "a.zip", {"inner.zip": inner}, zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=len(inner) - 1))
+    with pytest.raises(DataError, match=r"a\.zip/inner\.zip: .* GB to unpack, .* are free"):
+        contents(tmp_path)
+
+
+def test_archives_in_archives_without_end_are_refused(tmp_path):
+    data = zipped({"a.tif": b""})
+    for _ in range(6):
+        data = zipped({"a.zip": data})
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(DataError, match="archives inside archives, more than 4 deep"):
         contents(tmp_path)
 
 
