@@ -1,11 +1,16 @@
+import multiprocessing
+import platform
+import resource
+import sys
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from d2ls.datasets import grass
+from d2ls.datasets import grass, loading
 from d2ls.datasets.loading import DrawSampler, ShareSampler, collate, evaluation_loader, training_loader
 from d2ls.datasets.segmentation import Draw, SegmentationDataset
 from d2ls.datasets.transforms import Recipe
@@ -146,3 +151,29 @@ def test_an_error_in_a_worker_keeps_its_message(tmp_path: Path) -> None:
     dataset.pairs[0].image.write_bytes(b"")
     with pytest.raises(DataError, match="the file is empty"):
         next(iter(evaluation_loader(dataset, num_workers=1)))
+
+
+def faults(keep: bool, answer: Connection) -> None:
+    """Send how many pages are new to this process where 8 MB in two pieces are asked for, used and given back again."""
+    if keep:
+        loading._keep_memory()
+    np.ones(1 << 22, np.uint8)  # the first time all is new
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        pieces = [np.ones(1 << 22, np.uint8) for _ in range(2)]
+        del pieces
+    answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc only")
+def test_a_worker_keeps_the_memory_that_it_frees() -> None:
+    context, found = multiprocessing.get_context("fork"), []
+    for keep in (False, True):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=faults, args=(keep, theirs))
+        process.start()
+        found.append(ours.recv())
+        process.join()
+    without, kept = found  # without, up to 20 480: it depends on what else is in this process's memory
+    assert kept < 4096  # two pieces of 1024 pages, and a few
+    assert kept < without + 1024
