@@ -96,7 +96,7 @@ def write(
         "ranks": {name: place for place, name in enumerate(order, 1)},
         "network": type(net).__name__,
         "dictionary": entries.figures(net, chosen, masks, window or entries.LARGEST_WINDOW),
-        "heat": ", ".join("rgb({} {} {})".format(*colour) for colour in pictures.HEAT[::32].tolist()),
+        "heat": ", ".join("rgb({} {} {})".format(*colour) for colour in pictures.HEAT[::51].tolist()),
     }
     path = masks.folder / REPORT
     write_bytes(path, render(content).encode())

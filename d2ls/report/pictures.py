@@ -29,9 +29,9 @@ class Picture(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A number that names a class on a map: the class, and the place in per cent from the left and the top."""
+    """A number that names a class on a map: the class's index, and the place in per cent from the left and the top."""
 
-    index: int
+    label: int
     left: float
     top: float
 

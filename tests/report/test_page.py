@@ -276,3 +276,28 @@ def test_the_record_of_a_run_is_told_in_words(run: Run) -> None:
     record = json.loads((run.folder / "run.json").read_text())
     told = Page(run.page).sections["run-title"]
     assert f"mode {record['views']['mode']}, number {record['views']['number']}" in re.sub(r"\s+", " ", told)
+
+
+def test_texts_stand_out_from_every_ground() -> None:
+    """WCAG 2.1 AA asks for a contrast of 4.5; cells of matrices mix up to 45 % of a colour into the paper."""
+    style = (Path(page.__file__).parent / "templates" / "report.css").read_text()
+    assert style.count("calc(45% * var(--share))") == 2
+    schemes = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    assert len(schemes) == 2
+
+    def lightness(colour: np.ndarray) -> float:
+        linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+        return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+    for scheme in schemes:
+        found = {
+            name: np.array(list(bytes.fromhex(code))) / 255 for name, code in re.findall(r"--(\w+): #(\w{6})", scheme)
+        }
+        grounds = {"paper": found["paper"]}
+        grounds |= {name: 0.45 * found[name] + 0.55 * found["paper"] for name in ("accent", "other")}
+        for text, ground in [("quiet", "paper"), ("link", "paper"), *(("ink", name) for name in grounds)]:
+            low, high = sorted((lightness(found[text]), lightness(grounds[ground])))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+        for mark in ("accent", "other"):  # bars and lines
+            low, high = sorted((lightness(found[mark]), lightness(found["paper"])))
+            assert (high + 0.05) / (low + 0.05) >= 3, mark

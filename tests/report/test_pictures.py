@@ -85,9 +85,9 @@ def test_a_number_lies_on_a_pixel_of_its_class(labels: np.ndarray) -> None:
     for mark in found:
         assert 0 < mark.left < 100
         assert 0 < mark.top < 100
-        assert labels[int(mark.top / 100 * height), int(mark.left / 100 * width)] == mark.index
+        assert labels[int(mark.top / 100 * height), int(mark.left / 100 * width)] == mark.label
     for index in range(3):
-        assert sum(mark.index == index for mark in found) <= 2
+        assert sum(mark.label == index for mark in found) <= 2
     most = np.bincount(labels.ravel(), minlength=256)[:3]
     if most.max() == labels.size:  # one class everywhere is numbered once
-        assert [mark.index for mark in found] == [int(most.argmax())]
+        assert [mark.label for mark in found] == [int(most.argmax())]
