@@ -130,8 +130,10 @@ def status(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024
 
 folder = Path(sys.argv[1])
+images, masks = folder / "images", folder / "masks"
+images.mkdir(), masks.mkdir()
 spec = DatasetSpec.from_dict(json.loads(sys.argv[2]))
-cutting = Cutting(spec=spec, images=folder, masks=folder, size=(1024, 1024), stride=(1024, 1024), variants=3)
+cutting = Cutting(spec=spec, images=images, masks=masks, size=(1024, 1024), stride=(1024, 1024), variants=3)
 start = status("VmRSS")
 split(Original("tile", folder / "image.tif", folder / "mask.tif"), cutting)
 print(status("VmHWM") - start)
