@@ -152,4 +152,4 @@ def test_memory_stays_under_three_times_image_and_mask(tmp_path):
     )  # fmt: skip
     decoded = height * width * 3 + height * width  # RGB and class indices: the strictest reading
     assert int(run.stdout) < 3 * decoded
-    assert files.read_size(tmp_path / "tile_0_0.png") == (1024, 1024)
+    assert files.read_size(tmp_path / "masks/tile_0_0.png") == (1024, 1024)
