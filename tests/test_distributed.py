@@ -18,6 +18,7 @@ from d2ls.config import load_config
 from d2ls.datasets.loading import DrawSampler, collate
 from d2ls.datasets.synthetic import folders
 from d2ls.metrics import SegmentationMetrics
+from tests.test_training import assert_same
 from tests.tiny import write_config
 
 ROOT = Path(__file__).parents[1]
@@ -244,7 +245,7 @@ def test_a_stopped_run_goes_on_exactly() -> None:
     one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (WEIGHTS.with_name("whole"), WEIGHTS))
     assert one["global_step"] == two["global_step"] == 60
     for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        torch.testing.assert_close(one[key], two[key], rtol=0, atol=0, msg=key)
+        assert_same(one[key], two[key], key)
 
 
 @pytest.mark.slow
