@@ -67,28 +67,31 @@ def assert_same_end(one: str | Path, other: str | Path) -> None:
 
 @pytest.mark.usefixtures("run_folder")
 def test_killed_and_told_to_end(tmp_path: Path) -> None:
-    kills = [
+    deaths = [
         Death(4, "backward"),  # the second batch of the second step
+        Death(1, "step", signal.SIGTERM),  # the next step is its boundary
         Death(2, "validation"),
-        Death(2, "write"),  # the next epoch's first checkpoint
-        Death(2, "stepped"),
+        Death(1, "validation", signal.SIGTERM),
+        Death(2, "write"),  # the best checkpoint of the first epoch
+        Death(1, "epoch", signal.SIGTERM),
+        Death(3, "rename"),
     ]
-    ends = [Death(3, "step", signal.SIGTERM), Death(2, "validation", signal.SIGTERM), Death(1, "epoch", signal.SIGTERM)]
     chains = [
-        Chain(folder(tmp_path, name), unique([*WORDS, f"num_workers={workers}"]), deaths)
-        for name, workers, deaths in (("whole", 0, ()), ("killed", 0, kills), ("ended", 1, ends))
+        Chain(folder(tmp_path, "whole"), unique([*WORDS, "num_workers=0"])),
+        Chain(folder(tmp_path, "stopped"), unique([*WORDS, "num_workers=1"]), deaths),
     ]
-    whole, killed, ended = run_chains(chains)
+    whole, stopped = run_chains(chains)
     assert whole.codes == [0], whole.output
     assert "auto_resume: no checkpoint model_weights/vaihingen/tiny/last.ckpt; the run starts anew" in whole.output[0]
-    assert killed.codes == [-9] * 4 + [0], killed.output
+    assert stopped.codes == [-9, 143, -9, 143, -9, 143, -9, 0], stopped.output
     assert_same_end(chains[0].folder, chains[1].folder)
-    assert ended.codes == [143, 143, 143, 0], ended.output
-    assert_same_end(chains[0].folder, chains[2].folder)
-    assert "last.ckpt holds epoch 1 as far as it was: resume_ckpt_path=last" in ended.output[0]
-    assert "going on with epoch 1 of 2, behind its first 4 batches" in ended.output[1]
+    assert "last.ckpt holds epoch 1 as far as it was: resume_ckpt_path=last" in stopped.output[1]
+    assert "going on with epoch 1 of 2, behind its first 4 batches" in stopped.output[2]
+    assert "going on with epoch 1 of 2, behind its first 6 batches" in stopped.output[3]
+    assert "last.ckpt holds the last whole epoch: resume_ckpt_path=last" in stopped.output[5]
+    assert "going on with epoch 2 of 2, from" in stopped.output[6]
     for word in ("Traceback", "Warning", "resumable"):
-        assert word not in "".join(killed.output + ended.output)
+        assert word not in "".join(stopped.output)
 
 
 @pytest.mark.slow
