@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Trial:
     _checkpoint: Checkpoint | None = None
     _again: nn.Module | None = None
 
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Callable[[], str]]:
         """Functions by name."""
         return {
             "training images": partial(self.read, "train"),
@@ -246,7 +246,8 @@ def check(settings: Settings, console: Console) -> list[str]:
         The problems, one line each.
     """
     findings: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet():
+    with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # the crop of the training image is drawn
         for part, function in Trial(settings, Path(folder)).parts().items():
             begin, is_problem = time.perf_counter(), False
             try:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from d2ls.datasets import cloud, loveda
 from d2ls.datasets.files import write_png
 from d2ls.datasets.synthetic import folders
 from tests.bad_input.running import ROOT, call, contents, full_disk, refused
+from tests.tiny import write_config
 
 ROOTS = {
     "nowhere": "nowhere",
@@ -86,6 +88,33 @@ def test_folders_that_cannot_be_made(
 @pytest.mark.parametrize("setting", ["weights_path=/dev/null/w", "log_name=/dev/null/l", "weights_path=tiny.py"])
 def test_a_training_run_that_cannot_write(setting: str, run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     refused(capfd, "train", "-c", "tiny.py", setting, told=(setting.partition("=")[2],), begun=True)
+
+
+@pytest.mark.parametrize("script", ["test_cloud", "check_data", "train"])
+def test_folders_that_may_not_be_written(
+    script: str,
+    pictures: Path,
+    weights: Callable[..., Path],
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As the system refuses it; tests often run as root, whom it refuses nothing."""
+
+    def refuse(*_: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(options["dir"]))
+
+    write_config(Path())
+    if script == "train":
+        monkeypatch.setenv("D2LS_DATA", str(tiny_data))
+    for name in ("NamedTemporaryFile", "TemporaryFile"):
+        monkeypatch.setattr(tempfile, name, refuse)
+    words, told = {
+        "test_cloud": (("-w", weights(cloud.SPEC), "-o", "out"), "out/run.json: cannot be written"),
+        "check_data": (("cloud", "--picture", "a.png", "--workers", 1), "a.png: cannot be written"),
+        "train": (("-c", "tiny.py"), "weights_path='model_weights/vaihingen/tiny' cannot be written"),
+    }[script]
+    refused(capfd, script, *words, told=(f"{told}: Permission denied",), begun=True)
 
 
 FULL: dict[str, tuple[str, tuple[object, ...]]] = {

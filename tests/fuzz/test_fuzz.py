@@ -35,7 +35,7 @@ from tests.fuzz.mutate import MUTATIONS, flip_bits, overwrite
 from tests.fuzz.readers import damaged
 
 ROOT = Path(__file__).parents[2]
-SIZES = [pytest.param(1, id="few"), pytest.param(40, id="many", marks=pytest.mark.slow)]
+SIZES = [pytest.param(1, id="few"), pytest.param(10, id="many", marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("size", SIZES)
