@@ -72,7 +72,8 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
         for module in net.modules():
             if isinstance(module, TokensReadPixels):
                 hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
-        net.eval()(image[None].to(next(net.parameters()).device))
+        # Not net(...): that may be compiled, and a compiled graph calls no hooks.
+        net.eval().forward(image[None].to(next(net.parameters()).device))
         deepest, grid = found["maps"][-1], found["pixels"].shape[1:3]
         named = net.dictionary.num_entries == net.num_classes
         reading = Reading(net.dictionary.kind, net.dictionary.static(deepest)[0].cpu(), named)

@@ -66,6 +66,12 @@ def test_attention_looks_where_the_network_is_told_to() -> None:
     torch.testing.assert_close(attention, torch.full_like(attention, 1 / attention[0].numel()))
 
 
+def test_a_compiled_network_is_read_uncompiled() -> None:
+    net = network()
+    net._compiled_call_impl = pytest.fail  # what nn.Module.compile sets
+    assert len(read_dictionary(net, IMAGE).attention) == 3
+
+
 def test_ablations_have_no_mixtures() -> None:
     for kind in ("static", "ones", "zeros"):
         reading = read_dictionary(network(dictionary=kind), IMAGE)

@@ -272,6 +272,22 @@ def test_a_page_of_a_hundred_images_is_below_ten_megabytes_and_hardly_larger_tha
     assert sizes[1] - sizes[0] < 0.1 * MEGABYTE
 
 
+def test_labels_that_are_all_ignored_leave_dashes(tmp_path: Path) -> None:
+    net = DynamicDictionaryLearning("test_convnext", dubai.SPEC.num_classes, width=32, stages=1).eval()
+    dataset, masks, _ = repeated(tmp_path / "ignored", 3)
+    nothing = np.full((700, 1200), dubai.SPEC.ignore_index, np.uint8)
+    write_png(tmp_path / "ignored" / "labels.png", nothing)
+    tally = Tally(dubai.SPEC, [pair.name for pair in dataset.pairs])
+    for pair in dataset.pairs:
+        tally.add(pair.name, np.zeros_like(nothing), nothing)
+    text = page.write(dataset, masks, tally.scores(), net, {"command": "test"}, window=(64, 64)).read_text()
+    content = Page(text)
+    assert content.rows["each-caption"][1:] == [[pair.name, "-", "-", "-", "0"] for pair in dataset.pairs]
+    shown = text.split("<main>")[1].split("<script>")[0]
+    assert "nan" not in re.sub(r"data:image/[^\"]+", "", shown).lower()
+    assert len(content.pictures()) == 4 * 3 + 1 + 6 + 6
+
+
 def test_the_record_of_a_run_is_told_in_words(run: Run) -> None:
     record = json.loads((run.folder / "run.json").read_text())
     told = Page(run.page).sections["run-title"]
