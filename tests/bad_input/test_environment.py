@@ -162,6 +162,7 @@ def test_a_disk_that_is_full_at_the_zip(
     assert not [path for path in Path().iterdir() if "zip" in path.name]
 
 
+@pytest.mark.slow
 def test_as_a_real_process(pictures: Path, weights: Callable[..., Path]) -> None:
     mask = min((pictures / "cloud/ann_dir/test").iterdir())
     mask.write_bytes(mask.read_bytes()[:-20])
