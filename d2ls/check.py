@@ -155,7 +155,7 @@ class Trial:
             one, other = net.cpu().eval()(image), again.cpu().eval()(image)
         if one.shape[1] != self.settings.num_classes:
             raise ConfigError(f"net gives {one.shape[1]} classes, num_classes={self.settings.num_classes}.")
-        if (difference := (one - other).abs().max().item()) > 1e-4:
+        if not (difference := (one - other).abs().max().item()) <= 1e-4:  # nor what is no number
             raise CheckpointError(f"the logits of the network from the checkpoint differ by {difference:.2g}.")
         self._again = again
         return f"its logits {tuple(one.shape)} differ by {difference:.1g} at most"
