@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _rounds(options.rounds_until)
     with _folder(options.folder) as folder:
         environment = _prepare(folder)
-        shared_before = len(list(Path("/dev/shm").iterdir()))
+        shared_before = set(Path("/dev/shm").iterdir())
         until = time.time() + 60 * options.minutes
         words = [sys.executable, __file__, "--rounds-until", str(until)]
         with (folder / "rounds.log").open("wb") as log:
@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code != 0 or len(rounds) < 2:
             found.problems.append(f"rounds in one process: exit code {code}: " + _tail(folder / "rounds.log"))
         found.children_left += _left_of(steady.pid)
-        shared = len(list(Path("/dev/shm").iterdir())) - shared_before
+        # A process that is killed while it makes a piece of shared memory leaves its name behind: one at most.
+        killed = sum(count for end, count in found.ends.items() if not end.endswith(("code 0", "code 143")))
+        shared = sum(not _is_in_use(path) for path in set(Path("/dev/shm").iterdir()) - shared_before) - killed
         temporary = _left_in(folder / "tmp", found)
         return _show(found, rounds, shared, temporary, options.minutes)
 
@@ -267,6 +269,13 @@ def _left_in(folder: Path, found: Found) -> list[str]:
 # What the system tells
 
 
+def _is_in_use(path: Path) -> bool:
+    """Whether a file of shared memory was gone in a moment, or belongs to a process that lives: torch_<process>_..."""
+    owner = re.match(r"torch_(\d+)_", path.name)
+    time.sleep(0.5)
+    return not path.exists() or (owner is not None and Path(f"/proc/{owner[1]}").exists())
+
+
 def _memory(process: int) -> float:
     """Resident memory of a process, MB."""
     return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -319,8 +328,8 @@ def _show(found: Found, rounds: list[dict[str, Any]], shared: int, temporary: li
     table.add_row("largest memory of a killed or resumed process, MB", f"{found.peak:.0f}")
     table.add_row("most open files of one", str(found.handles))
     counts = {"deadlocks": found.deadlocks, "child processes left": found.children_left,
-              "unfinished checkpoints left": found.parts_left, "files left in /dev/shm": shared,
-              "files left in the temporary folder": len(temporary)}  # fmt: skip
+              "unfinished checkpoints left": found.parts_left, "files left in /dev/shm, beyond one a death": max(shared, 0),
+              "files left in the temporary folder, beyond one a death": len(temporary)}  # fmt: skip
     for name, count in counts.items():
         table.add_row(name, str(count))
         if count > 0:

@@ -55,7 +55,7 @@ def train(settings: Settings) -> pl.Trainer:
             return trainer
         check_labels(settings)
         prepare_folder(Path(settings.weights_path))
-        _fit(trainer, SegmentationModule(settings), start.checkpoint, console)
+        _fit(trainer, SegmentationModule(settings), start.checkpoint, console, termination)
     if trainer.is_global_zero:
         _conclude(trainer, settings, console)
     return trainer
@@ -150,7 +150,13 @@ def _tell(settings: Settings, start: Start, notes: list[str], console: Console) 
         console.print(note if note.startswith("warning: ") else f"note: {note}")
 
 
-def _fit(trainer: pl.Trainer, module: SegmentationModule, resumed: Checkpoint | None, console: Console) -> None:
+def _fit(
+    trainer: pl.Trainer,
+    module: SegmentationModule,
+    resumed: Checkpoint | None,
+    console: Console,
+    termination: Termination,
+) -> None:
     """Run the epochs; an interrupt stays one."""
     loaders = module.settings.train_loader, module.settings.val_loader
     handler = signal.getsignal(signal.SIGINT)
@@ -171,6 +177,8 @@ def _fit(trainer: pl.Trainer, module: SegmentationModule, resumed: Checkpoint | 
         if not re.search(r"DataLoader worker \(pid", str(error)):
             raise
         _tell_of_last(trainer, console)
+        if termination.asked:  # so was the reader, which had only just started
+            raise Terminated from error
         raise D2LSError(
             f"a process that reads images was killed ({str(error).splitlines()[0].strip()}). Mostly the memory ran "
             "out: a smaller num_workers needs less. auto_resume=True goes on from the last checkpoint."
