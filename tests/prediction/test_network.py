@@ -57,7 +57,7 @@ def test_a_config_decides_memory_order_precision_and_compilation(
     compiled: list[nn.Module] = []
     build = Network.__init__
     monkeypatch.setattr(Network, "__init__", lambda self, *a, **k: made.append(self) or build(self, *a, **k))
-    monkeypatch.setattr(DynamicDictionaryLearning, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(DynamicDictionaryLearning, "compile", lambda self, **_: compiled.append(self))
     words = ["-c", config(vaihingen.SPEC), "-o", tmp_path / "out"]
     assert run("vaihingen", *words) == 0
     assert run("vaihingen", *words, "channels_last=True", "compile=True", "precision='bf16-mixed'") == 0
