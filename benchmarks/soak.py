@@ -97,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code != 0 or len(rounds) < 2:
             found.problems.append(f"rounds in one process: exit code {code}: " + _tail(folder / "rounds.log"))
         found.children_left += _left_of(steady.pid)
-        # A process that is killed while it makes a piece of shared memory leaves its name behind: one at most.
-        killed = sum(count for end, count in found.ends.items() if not end.endswith(("code 0", "code 143")))
+        killed = _killed(found)
         shared = sum(not _is_in_use(path) for path in set(Path("/dev/shm").iterdir()) - shared_before) - killed
         temporary = _left_in(folder / "tmp", found)
         return _show(found, rounds, shared, temporary, options.minutes)
@@ -259,11 +258,15 @@ def _left_of(session: int) -> int:
 
 
 def _left_in(folder: Path, found: Found) -> list[str]:
-    """Temporary files that stay; but for a cache of torch, and one socket of each process that was killed outright."""
+    """Temporary files that stay; but for a cache of torch, and one socket of each killed process."""
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("torchinductor_"))
-    killed = sum(count for end, count in found.ends.items() if end.endswith("exit code -9"))
     sockets = [name for name in names if name.startswith("pymp-")]
-    return [name for name in names if name not in sockets] + sockets[killed:]
+    return [name for name in names if name not in sockets] + sockets[_killed(found) :]
+
+
+def _killed(found: Found) -> int:
+    """Processes that could not clear up: each may leave a socket and the name of a piece of shared memory."""
+    return sum(count for end, count in found.ends.items() if not end.endswith(("code 0", "code 143")))
 
 
 # What the system tells
@@ -328,14 +331,13 @@ def _show(found: Found, rounds: list[dict[str, Any]], shared: int, temporary: li
     table.add_row("largest memory of a killed or resumed process, MB", f"{found.peak:.0f}")
     table.add_row("most open files of one", str(found.handles))
     counts = {"deadlocks": found.deadlocks, "child processes left": found.children_left,
-              "unfinished checkpoints left": found.parts_left, "files left in /dev/shm, beyond one a death": max(shared, 0),
-              "files left in the temporary folder, beyond one a death": len(temporary)}  # fmt: skip
+              "unfinished checkpoints left": found.parts_left, "left in /dev/shm beyond one a death": max(shared, 0),
+              "temporary files left beyond one a death": len(temporary)}  # fmt: skip
     for name, count in counts.items():
         table.add_row(name, str(count))
         if count > 0:
-            found.problems.append(
-                f"{name}: {count}" + (f" ({', '.join(temporary[:3])})" if "temporary" in name else "")
-            )
+            which = f" ({', '.join(temporary[:3])})" if "temporary" in name else ""
+            found.problems.append(f"{name}: {count}{which}")
     Console().print(table)
     for problem in found.problems:
         print(f"problem: {problem}", file=sys.stderr)
