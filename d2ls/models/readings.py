@@ -36,8 +36,10 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
         parts = list(cuts(len(code), slice_length(pixels)))
         scores = torch.cat([_product(folded, (pixels[:, part] + code[part]).transpose(1, 2)) for part in parts], dim=-1)
-        normaliser = scores.to(torch.promote_types(scores.dtype, torch.float32)).logsumexp(dim=-1, keepdim=True)
-        gathered = _product((scores - normaliser).exp_(), pixels)
+        attention = scores.softmax(dim=-1)
+        gathered = _product(attention, pixels)
+        # The largest attention is exp(largest score - L).
+        normaliser = scores.amax(dim=-1, keepdim=True) - attention.amax(dim=-1, keepdim=True).log()
         ctx.save_for_backward(folded, pixels, code, normaliser, gathered)
         ctx.parts, ctx.autocast = parts, autocast_as_now(pixels)
         return gathered

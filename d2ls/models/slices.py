@@ -40,7 +40,7 @@ def on_cpu(tensor: Tensor) -> bool:
 
 def by_images(function: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     """f(batches) = cat of f(images), for a function f that treats each image of the batches alone."""
-    if on_cpu(batches[0]):
+    if on_cpu(batches[0]) and len(batches[0]) > 1:
         return torch.cat([function(*images) for images in zip(*(x.split(1) for x in batches), strict=True)])
     return function(*batches)
 
