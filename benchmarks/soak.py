@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEADLOCK = 400  # seconds after which a process is taken to hang
 WARM = 3  # rounds in one process until its memory has settled
 GROWTH = 3.0  # MB a round that count as a leak
-ENDS = {"left alone": {0}, "killed": {-9}, "reader killed": {2}, "told to end": {143}}  # exit codes; 0: it was quicker
+# Exit codes; 0: it was quicker; -15 (143 to a shell): by the signal itself, before its first step or after its last.
+ENDS = {"left alone": {0}, "killed": {-9}, "reader killed": {2}, "told to end": {143, -15}}
 
 CONFIG = """
 from d2ls.datasets import vaihingen
@@ -222,7 +223,7 @@ def _is_ready(process: int, folder: Path, death: str) -> bool:
     """Whether the moment of a death may be drawn: at once, or as soon as there is what dies."""
     if death == "reader killed":
         return bool(_children(process))
-    if death == "told to end":  # before its first step, a process just ends by the signal
+    if death == "told to end":
         return "Epoch" in (folder / "output.log").read_text(errors="replace") or bool(_children(process))
     return True
 
