@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ class Scores:
     spec: DatasetSpec
     counts: Mapping[str, torch.Tensor]
 
+    @cached_property
     def total(self) -> dict[str, torch.Tensor]:
         """Scores of all images together, as `score_counts` gives them, and the counts as "confusion"."""
         confusion = torch.stack(list(self.counts.values())).sum(dim=0)
         return score_counts(confusion, self.spec.scored) | {"confusion": confusion}
 
+    @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of the means: images drawn with replacement (percentile bootstrap, fixed seed).
 
@@ -66,9 +69,10 @@ class Scores:
                 result[name] = (low, high)
         return result
 
-    def to_dict(self) -> dict[str, Any]:
+    @cached_property
+    def plain(self) -> Mapping[str, Any]:
         """Everything as plain values; what cannot be scored is None."""
-        total, intervals = self.total(), self.intervals()
+        total, intervals = self.total, self.intervals
         pixels = total["confusion"].sum(dim=1)
         return {
             **{name: _number(total[mean]) for name, mean in MEANS.items()},
@@ -99,8 +103,8 @@ class Scores:
     def print(self, console: Console) -> None:
         """Show the table of classes, the means and their intervals, in per cent."""
         title = f"{self.spec.name}: {len(self.counts)} images, per cent"
-        intervals = {MEANS[name]: edges for name, edges in self.intervals().items()}
-        console.print(score_table(self.total()["confusion"], self.spec.classes, self.spec.scored, title, intervals))
+        intervals = {MEANS[name]: edges for name, edges in self.intervals.items()}
+        console.print(score_table(self.total["confusion"], self.spec.classes, self.spec.scored, title, intervals))
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Write `metrics.json` and `metrics.csv`.
@@ -112,7 +116,7 @@ class Scores:
         Raises:
             DataError: the folder cannot be written.
         """
-        found = self.to_dict()
+        found = self.plain
         text = json.dumps({"run": run, **found}, indent=1, allow_nan=False)
         write_bytes(folder / "metrics.json", (text + "\n").encode())
         write_bytes(folder / "metrics.csv", self._csv(found, run).encode())

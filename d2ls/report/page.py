@@ -78,7 +78,7 @@ def write(
         DataError: an image or mask cannot be read again, or the page cannot be written.
     """
     pairs = {pair.name: pair for pair in dataset.pairs}
-    found = scores.to_dict() if scores.counts else None
+    found = scores.plain if scores.counts else None
     order = ranked(found["images"]) if found else []
     groups = choose(order) if order else {"": spread(list(pairs))}
     chosen = pairs[image or (order[len(order) // 2] if order else next(iter(pairs)))]

@@ -72,7 +72,7 @@ def test_a_damaged_label_gives_an_error_or_the_exact_score(kind: str, size: int,
         dataset = SegmentationDataset(spec, lambda: [Pair(tmp_path / "image.png", path, "a")], read_mask=read)
         guess = torch.from_numpy(labels(32, 48, 2))[None]
         found = predict(dataset, lambda _: guess, Masks(tmp_path / "out", spec), workers=1)
-        return found.total()["confusion"]
+        return found.total["confusion"]
 
     exact, counts, rng = score(), Counter[str](), np.random.default_rng(size)
     for _ in range(50 * size):

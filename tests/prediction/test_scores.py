@@ -41,7 +41,7 @@ def test_scores_are_scikit_learns() -> None:
     found = pictures(5)
     truth = np.concatenate([t[t != 9] for _, t in found])
     prediction = np.concatenate([p[t != 9] for p, t in found])
-    result = scores_of(found).to_dict()
+    result = scores_of(found).plain
     options = {"labels": range(4), "average": None, "zero_division": 0}
     expected = {
         "IoU": oracle.jaccard_score(truth, prediction, **options),
@@ -69,17 +69,17 @@ def test_intervals_are_those_of_images_drawn_one_by_one() -> None:
         total = images[rng.integers(0, 6, size=6)].sum(axis=0)
         drawn.append(np.trace(total) / total.sum())
     low, high = np.quantile(drawn, [0.025, 0.975])
-    interval = scores.intervals()["OA"]
+    interval = scores.intervals["OA"]
     assert interval == pytest.approx((low, high), abs=0.03)
-    assert interval == scores_of(pictures(6)).intervals()["OA"]  # the same every time
-    assert interval[0] < scores.to_dict()["OA"] < interval[1]
+    assert interval == scores_of(pictures(6)).intervals["OA"]  # the same every time
+    assert interval[0] < scores.plain["OA"] < interval[1]
 
 
 def test_like_images_have_no_spread_and_one_image_has_no_interval() -> None:
     picture = pictures(1)
-    low, high = scores_of(picture * 4).intervals()["mIoU"]
+    low, high = scores_of(picture * 4).intervals["mIoU"]
     assert low == pytest.approx(high, abs=1e-12)
-    assert scores_of(picture).to_dict()["intervals"] == {"mIoU": None, "F1": None, "OA": None}
+    assert scores_of(picture).plain["intervals"] == {"mIoU": None, "F1": None, "OA": None}
 
 
 def test_files_hold_the_scores_and_what_made_them(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_files_hold_the_scores_and_what_made_them(tmp_path: Path) -> None:
     scores.write(tmp_path, run)
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["run"] == run
-    assert found["mIoU"] == scores.to_dict()["mIoU"]
+    assert found["mIoU"] == scores.plain["mIoU"]
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     means = {row["name"]: row for row in rows if row["kind"] == "mean"}
@@ -113,7 +113,7 @@ def test_the_table_names_every_class_and_marks_those_outside_the_means() -> None
     scores_of(pictures(3)).print(console)
     text = console.export_text()
     assert "d (not scored)" in text
-    found = scores_of(pictures(3)).to_dict()
+    found = scores_of(pictures(3)).plain
     for name in ("mIoU", "F1", "OA"):
         assert f"{100 * found[name]:.2f}" in text
         low, high = found["intervals"][name]
