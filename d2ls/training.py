@@ -94,7 +94,7 @@ def build_trainer(
         BestCheckpoint(settings),
         LastCheckpoint(settings, termination or Termination()),
     ]
-    batches = len(settings.train_loader)
+    len(settings.train_loader)  # refuses too few images for a batch
     try:
         return pl.Trainer(
             max_epochs=settings.max_epoch,
@@ -111,7 +111,6 @@ def build_trainer(
             plugins=_plugins(settings, continued),
             logger=loggers,
             callbacks=callbacks,
-            log_every_n_steps=min(10, batches),
             num_sanity_val_steps=1,  # a broken validation set is found before the first epoch, not after it
             use_distributed_sampler=False,  # the loaders' own samplers know the processes
             enable_model_summary=False,
