@@ -132,30 +132,22 @@ def spoilt(folder: Path, spoil: Spoil) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-def test_images(kind: str, pictures: Path, weights: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
-    spoil, told = IMAGES[kind]
-    path = spoilt(pictures / "cloud/img_dir/test", spoil)
-    words = ("-w", weights(cloud.SPEC), "-o", "out")
-    refused(capfd, "test_cloud", *words, told=(f"error: {path}: ", told), begun=True)
+READ = {
+    "image": (IMAGES, "img_dir/test", cloud.SPEC),
+    "mask": (MASKS, "ann_dir/test", cloud.SPEC),
+    "colour mask": (COLOURS, "masks/val", dubai.SPEC),
+}
 
 
-@pytest.mark.parametrize("kind", MASKS)
-def test_masks(kind: str, pictures: Path, weights: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
-    spoil, told = MASKS[kind]
-    path = spoilt(pictures / "cloud/ann_dir/test", spoil)
-    words = ("-w", weights(cloud.SPEC), "-o", "out")
-    refused(capfd, "test_cloud", *words, told=(f"error: {path}: ", told), begun=True)
-
-
-@pytest.mark.parametrize("kind", COLOURS)
-def test_colour_masks(
-    kind: str, pictures: Path, weights: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("read", "kind"), [(read, kind) for read, (kinds, *_) in READ.items() for kind in kinds])
+def test_what_a_test_script_reads(
+    read: str, kind: str, pictures: Path, weights: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, told = COLOURS[kind]
-    path = spoilt(pictures / "dubai/masks/val", spoil)
-    words = ("-w", weights(dubai.SPEC), "-o", "out")
-    refused(capfd, "test_dubai", *words, told=(f"error: {path}: ", told), begun=True)
+    kinds, folder, spec = READ[read]
+    spoil, told = kinds[kind]
+    path = spoilt(pictures / spec.name / folder, spoil)
+    words = ("-w", weights(spec), "-o", "out")
+    refused(capfd, f"test_{spec.name}", *words, told=(f"error: {path}: ", told), begun=True)
 
 
 @pytest.mark.parametrize("kind", ["cut", "no such class", "colours", "smaller", "a pipe"])

@@ -45,13 +45,6 @@ def agree(part, attentions, call, by_definition, inputs):
             torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
-@pytest.fixture(autouse=True)
-def slices_as_before():
-    elements = slices.ELEMENTS
-    yield
-    slices.ELEMENTS = elements
-
-
 @settings(max_examples=20, deadline=None)
 @problems
 def test_folded_stage(tokens, pixels, batch, seed):

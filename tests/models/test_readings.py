@@ -1,6 +1,5 @@
 """The readings with their written-out gradients against the same formulas left to autograd."""
 
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -8,14 +7,6 @@ from hypothesis import strategies as st
 
 from d2ls.models import slices
 from d2ls.models.readings import HEADS, gather, read
-
-
-@pytest.fixture(autouse=True)
-def elements_as_before():
-    elements = slices.ELEMENTS
-    yield
-    slices.ELEMENTS = elements
-
 
 problems = given(
     batch=st.integers(1, 2), pixels=st.integers(1, 30), tokens=st.integers(1, 3), elements=st.integers(1, 200),

@@ -1,18 +1,10 @@
 """Slices of pixels against all pixels at once: results and gradients."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ls.models import slices
-
-
-@pytest.fixture(autouse=True)
-def elements_as_before():
-    elements = slices.ELEMENTS
-    yield
-    slices.ELEMENTS = elements
 
 
 def normalised_scores(rows, code, weight, gain):
