@@ -13,6 +13,12 @@ from d2ls.datasets.synthetic import folders
 from tests.tiny import write_config
 
 
+def pytest_configure() -> None:
+    """One thread, here and in the scripts that tests start: tiny networks only wait for a second one."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real sample images; tests that need it are skipped where it is absent."""
