@@ -59,8 +59,8 @@ class TokensReadPixels(Attention):
         # q . (W_k p) = (W_k^T q) . p: the keys are never built.
         folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
         # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
-        gathered = gather(folded, pixels, code).unflatten(1, (HEADS, -1))  # (B, heads, N, C)
-        projected = torch.einsum("bhnc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
+        gathered = gather(folded, pixels, code).unflatten(1, (-1, HEADS))  # (B, N, heads, C)
+        projected = torch.einsum("bnhc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
         return self.output(projected.flatten(2) + self.value.bias)
 
 
@@ -92,14 +92,13 @@ class PixelsReadTokens(Attention):
         keys = _split(self.key(key)) * self.scale  # (B, heads, N, d)
         # (W_q p + b) . k = (W_q^T k) . p + b . k: the queries are never built.
         folded = _into_heads(keys, self.query.weight)
-        constant = torch.einsum("bhnd,hd->bhn", keys, self.query.bias.unflatten(0, (HEADS, -1)))
+        constant = torch.einsum("bhnd,hd->bnh", keys, self.query.bias.unflatten(0, (HEADS, -1))).flatten(1)
         # W_o (sum_n a_n v_n) + b = sum_n a_n (W_o v_n) + b: values are projected while they are few. As the a_n of a
         # head sum to 1, the bias can ride on the values of the first head.
         weight = self.output.weight.unflatten(1, (HEADS, -1))
-        outgoing = torch.einsum("bhnd,chd->bhnc", _split(self.value(value)), weight)
-        outgoing = torch.cat([outgoing[:, :1] + self.output.bias, outgoing[:, 1:]], dim=1).flatten(1, 2)
-        constant = constant.flatten(1).unsqueeze(-1)
-        return read(pixels, code, folded, constant, outgoing, self.norm.weight, self.norm.bias)
+        outgoing = torch.einsum("bhnd,chd->bnhc", _split(self.value(value)), weight)
+        outgoing = torch.cat([outgoing[:, :, :1] + self.output.bias, outgoing[:, :, 1:]], dim=2).flatten(1, 2)
+        return read(pixels, code, folded, constant.unsqueeze(1), outgoing, self.norm.weight, self.norm.bias)
 
 
 def _split(x: Tensor) -> Tensor:
@@ -108,8 +107,8 @@ def _split(x: Tensor) -> Tensor:
 
 
 def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
-    """W^T x per head: (B, heads, N, d) and (heads * d, C) -> (B, heads * N, C)."""
-    return torch.einsum("bhnd,hdc->bhnc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
+    """W^T x per head: (B, heads, N, d) and (heads * d, C) -> (B, N * heads, C)."""
+    return torch.einsum("bhnd,hdc->bnhc", per_head, weight.unflatten(0, (HEADS, -1))).flatten(1, 2)
 
 
 class Stage(nn.Module):

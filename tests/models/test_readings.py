@@ -40,13 +40,13 @@ def test_read(batch, pixels, tokens, elements, seed):
     slices.ELEMENTS = elements
     rows = HEADS * tokens
     inputs = draw(
-        seed, (batch, pixels, 4), (pixels, 4), (batch, rows, 4), (batch, rows, 1), (batch, rows, 4), (4,), (4,)
+        seed, (batch, pixels, 4), (pixels, 4), (batch, rows, 4), (batch, 1, rows), (batch, rows, 4), (4,), (4,)
     )
 
     def formula(p, code, folded, constant, values, gain, bias):
-        scores = (folded @ (p + code).transpose(1, 2) + constant).view(batch, HEADS, tokens, pixels)
-        attention = scores.softmax(dim=2).view(batch, rows, pixels)
-        return F.layer_norm(p + attention.transpose(1, 2) @ values, (4,), gain, bias)
+        scores = ((p + code) @ folded.transpose(1, 2) + constant).view(batch, pixels, tokens, HEADS)
+        attention = scores.softmax(dim=2).view(batch, pixels, rows)
+        return F.layer_norm(p + attention @ values, (4,), gain, bias)
 
     agree(read, formula, inputs)
 
