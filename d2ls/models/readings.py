@@ -20,7 +20,7 @@ NORM_EPS = 1e-5
 
 
 def gather(folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-    """softmax over the pixels of (folded . (pixels + code)), times pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C)."""
+    """softmax over pixels of folded . (pixels + code), times pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C)."""
     if torch.compiler.is_compiling():
         return (folded @ (pixels + code).mT).softmax(dim=-1) @ pixels
     gathered: Tensor = _Gather.apply(folded, pixels, code)
