@@ -4,11 +4,15 @@ import math
 from collections.abc import Sequence
 from typing import TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from d2ls.errors import ConfigError, DataError
+
+_PREDICTIONS = "the prediction holds values that are no classes"
 
 
 class ClassScores(TypedDict):
@@ -98,6 +102,7 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             raise ConfigError(f"scored={scored}: expected different classes out of 0..{num_classes - 1}, at least one.")
         super().__init__(num_classes, ignore_index=ignore_index, validate_args=False)
         self.scored = scored
+        self._labels = f"the mask holds labels that are neither classes nor ignore_index={ignore_index}"
 
     def update(self, prediction: Tensor, mask: Tensor) -> None:
         """Count a batch.
@@ -113,14 +118,32 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             raise DataError(f"The mask is of type {mask.dtype}; expected an integer type that holds class indices.")
         predicted = self._classes_of(prediction, mask)
         mask = mask.to(predicted.device)
+        in_bytes = mask.dtype == predicted.dtype == torch.uint8 and mask.device.type == "cpu"
+        counts = self._count_bytes(mask, predicted) if in_bytes else self._count(mask, predicted)
+        self.confmat += counts.to(self.confmat.device)
+
+    def _count(self, mask: Tensor, predicted: Tensor) -> Tensor:
+        """Pixels of each true and predicted class, (K, K)."""
         counted = mask != self.ignore_index
         truth, predicted = mask[counted].long(), predicted.long()
-        self._check_range(truth, f"the mask holds labels that are neither classes nor ignore_index={self.ignore_index}")
-        self._check_range(predicted, "the prediction holds values that are no classes")
+        self._check_range(truth, self._labels)
+        self._check_range(predicted, _PREDICTIONS)
         # torchmetrics' own counting takes K * K times the memory where deterministic algorithms are on.
         pairs = truth * self.num_classes + predicted[counted]
-        counts = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
-        self.confmat += counts.to(self.confmat.device)
+        return torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+
+    def _count_bytes(self, mask: Tensor, predicted: Tensor) -> Tensor:
+        """The same from bytes, all pairs of two counted at once. No operation of PyTorch on many values is in it.
+
+        A run counts in a thread beside the network's: one that has started OpenMP's workers slows those of all others.
+        """
+        pairs = np.stack([predicted.numpy(), mask.numpy()], axis=-1).view("<u2")
+        counts = np.bincount(pairs.ravel(), minlength=2**16).reshape(256, 256)  # truth, prediction
+        labels = np.arange(256)
+        true = counts.sum(axis=1) * (labels != self.ignore_index)
+        for pixels, what in ((true, self._labels), (counts.sum(axis=0), _PREDICTIONS)):
+            self._check_range(torch.from_numpy(labels[pixels > 0]), what, pixels)
+        return torch.from_numpy(counts[: self.num_classes, : self.num_classes].copy())
 
     def compute(self) -> Scores:  # type: ignore[override]
         """Score everything counted since the last reset, in all processes together."""
@@ -163,11 +186,12 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             f"(B, {self.num_classes}, H, W) for a mask (B, H, W)."
         )
 
-    def _check_range(self, values: Tensor, what: str) -> None:
-        wrong = (values < 0) | (values >= self.num_classes)
-        if wrong.any():
-            found = sorted(set(values[wrong].tolist()))
+    def _check_range(self, values: Tensor, what: str, pixels: NDArray[np.int64] | None = None) -> None:
+        """Refuse values that are no classes; `pixels` holds how often each occurs where they are given only once."""
+        wrong = values[(values < 0) | (values >= self.num_classes)]
+        if len(wrong):
+            found, number = sorted(set(wrong.tolist())), len(wrong) if pixels is None else int(pixels[wrong.numpy()].sum())
             raise DataError(
-                f"Cannot score: {what}: {found[:10]} in {int(wrong.sum())} pixels; expected 0..{self.num_classes - 1}. "
+                f"Cannot score: {what}: {found[:10]} in {number} pixels; expected 0..{self.num_classes - 1}. "
                 "Check num_classes and ignore_index against the masks."
             )

@@ -25,6 +25,7 @@ from d2ls.errors import ConfigError, D2LSError, Terminated
 from d2ls.labels_check import check_labels
 from d2ls.last_checkpoint import LastCheckpoint
 from d2ls.loss_log import LossLog
+from d2ls.memory import keep_freed_memory
 from d2ls.module import SegmentationModule
 from d2ls.resume import Start, choose_start, is_finished, tidy
 from d2ls.saving import LAST, WholeCheckpoints, prepare_folder
@@ -49,6 +50,8 @@ def train(settings: Settings) -> pl.Trainer:
     with _without_noise(), Termination() as termination:
         trainer = build_trainer(settings, console, continued=start.own, termination=termination)
         notes = check_devices(settings, trainer)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         if trainer.is_global_zero:
             _tell(settings, start, notes, console)
         if is_finished(settings, start.checkpoint):

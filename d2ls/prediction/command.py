@@ -16,6 +16,7 @@ from d2ls import cli
 from d2ls.config import Settings, load_config, parse_overrides
 from d2ls.datasets.segmentation import SegmentationDataset
 from d2ls.errors import ConfigError
+from d2ls.memory import keep_freed_memory
 from d2ls.prediction import record, submission, tta
 from d2ls.prediction.evaluate import predict
 from d2ls.prediction.masks import Masks
@@ -99,6 +100,8 @@ def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     dataset = _images(name, options, settings)
     precision = check_precision(options.precision or (settings.precision if settings else "32-true"))
     device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     zip_path, server = _submission(name, options, dataset)
     pairs = dataset.pairs  # lists the folders: a missing one is told here
     page.check_image(options.report_image, dataset)
