@@ -190,7 +190,10 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
         """Refuse values that are no classes; `pixels` holds how often each occurs where they are given only once."""
         wrong = values[(values < 0) | (values >= self.num_classes)]
         if len(wrong):
-            found, number = sorted(set(wrong.tolist())), len(wrong) if pixels is None else int(pixels[wrong.numpy()].sum())
+            found, number = (
+                sorted(set(wrong.tolist())),
+                len(wrong) if pixels is None else int(pixels[wrong.numpy()].sum()),
+            )
             raise DataError(
                 f"Cannot score: {what}: {found[:10]} in {number} pixels; expected 0..{self.num_classes - 1}. "
                 "Check num_classes and ignore_index against the masks."

@@ -139,7 +139,7 @@ class DynamicDictionaryLearning(nn.Module):
     def _segment(self, pixels: Tensor, deepest: Tensor) -> D2LSOutput:
         """The decoder on the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
         if self.dictionary is None:
-            return D2LSOutput(self.head(pixels.flatten(1, 2), *pixels.shape[1:3]))
+            return D2LSOutput(self.head(pixels))
         if self.dictionary.kind != "dynamic":
             return D2LSOutput(self._decode(self.dictionary.static(deepest), pixels))
         dynamic = self.dictionary.dynamic(deepest)  # (B, N, C)
@@ -157,11 +157,10 @@ class DynamicDictionaryLearning(nn.Module):
 
     def _interact(self, tokens: Tensor, pixels: Tensor, code: Tensor | None) -> Tensor:
         """`_decode`, with the position code (H/4 * W/4, C) of the pixels."""
-        height, width = pixels.shape[1:3]
-        pixels = pixels.flatten(1, 2)
         if self.interaction is not None and code is not None:
-            tokens, pixels = self.interaction(tokens, pixels, code)
-        return self.head(tokens, pixels, height, width)
+            tokens, flat = self.interaction(tokens, pixels.flatten(1, 2), code)
+            pixels = flat.view_as(pixels)
+        return self.head(tokens, pixels)
 
 
 def _pad(image: Tensor, step: int, smallest: int) -> Tensor:

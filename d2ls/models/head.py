@@ -2,13 +2,13 @@
 
 The method shuffles C channels of a stride-4 cell into a 4 x 4 block of C/16-channel pixels, in two steps of 2 x 2 with
 a LayerNorm and a GELU after the first and a GELU after the second. All of these act on a pixel of some resolution
-alone, so here they run on (B, HW, ...) rows, and only the K logits of each pixel are moved to their place.
+alone, so here they run on the cells, channels last, and each full-resolution pixel moves to its place once, at the end.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2ls.models.slices import by_slices
+from d2ls.models.slices import by_rows
 
 NORM_EPS = 1e-6
 
@@ -25,27 +25,20 @@ class PixelUpsampler(nn.Module):
         self.norm = nn.LayerNorm(width // 4, eps=NORM_EPS)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, HW, C) -> (B, HW, 2 * 2, 2 * 2, C/16): the 16 full-resolution pixels of each cell; see `to_map`."""
+        """(B, H, W, C) -> (B, 4 H, 4 W, C/16), channels last."""
         return upsample(pixels, self.norm.weight, self.norm.bias)
 
 
 def upsample(pixels: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """What `PixelUpsampler` does, with the gains and biases (C/4) of its norm."""
+    batch, height, width, channels = pixels.shape
     # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
-    cells = pixels.unflatten(-1, (-1, 4, 4)).permute(0, 1, 4, 3, 2).contiguous()  # (B, HW, s1, s2, C/16)
+    cells = pixels.view(-1, channels // 16, 4, 4).permute(0, 3, 2, 1).contiguous()  # (BHW, s1, s2, C/16)
     # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
     gain, bias = (x.unflatten(0, (-1, 4)).T for x in (gain, bias))
-    cells = F.layer_norm(cells, cells.shape[-2:], gain, bias, NORM_EPS)
-    return F.gelu(F.gelu(cells))
-
-
-def to_map(cells: Tensor, height: int, width: int) -> Tensor:
-    """Both pixel shuffles at once: (B, HW, 2 * 2, 2 * 2, K), flattened or not, to (B, K, 4 * height, 4 * width)."""
-    batch, channels = cells.shape[0], cells.shape[-1]
-    blocks = cells.reshape(batch, height, width, 2, 2, 2, 2, channels)  # h, w, y1, x1, y2, x2
-    # Channels last first, then channels first: two orderly copies are eight times faster than one scattered copy.
-    image = blocks.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, 4 * height, 4 * width, channels)
-    return image.permute(0, 3, 1, 2).contiguous()
+    cells = F.gelu(F.gelu(F.layer_norm(cells, cells.shape[-2:], gain, bias, NORM_EPS)))
+    blocks = cells.view(batch, height, width, 2, 2, 2, 2, -1)  # h, w, y1, x1, y2, x2
+    return blocks.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, 4 * height, 4 * width, -1)
 
 
 class DictionaryHead(nn.Module):
@@ -65,18 +58,19 @@ class DictionaryHead(nn.Module):
         )
         self.entries_to_classes = nn.Linear(num_entries, num_classes) if num_entries != num_classes else None
 
-    def forward(self, tokens: Tensor, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Logits (B, K, 4 * height, 4 * width) of tokens (B, N, C) and pixels (B, height * width, C)."""
+    def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
+        """Logits (B, K, 4 H, 4 W) of tokens (B, N, C) and pixels (B, H, W, C)."""
         classes = self.token_mlp(tokens)  # (B, N, C/16)
         if self.entries_to_classes is not None:
             classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
         norm = self.upsampler.norm
-        return to_map(by_slices(_products, [pixels], [classes, norm.weight, norm.bias]), height, width)
+        return by_rows(_products, pixels, classes, norm.weight, norm.bias)
 
 
 def _products(pixels: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-    """Entries (B, K, C/16) times upsampled pixels (B, S, C): (B, 16 S, K)."""
-    return upsample(pixels, gain, bias).flatten(1, 3) @ classes.transpose(1, 2)
+    """Entries (B, K, C/16) times upsampled pixels (B, H, W, C): (B, K, 4 H, 4 W)."""
+    image = upsample(pixels, gain, bias)
+    return (classes @ image.flatten(1, 2).mT).unflatten(-1, image.shape[1:3])
 
 
 class ConvHead(nn.Module):
@@ -92,6 +86,6 @@ class ConvHead(nn.Module):
         self.upsampler = PixelUpsampler(width)
         self.classify = nn.Linear(width // 16, num_classes)  # a 1x1 convolution, written for channels-last rows
 
-    def forward(self, pixels: Tensor, height: int, width: int) -> Tensor:
-        """Logits (B, K, 4 * height, 4 * width) of pixels (B, height * width, C)."""
-        return to_map(self.classify(self.upsampler(pixels)), height, width)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K, 4 H, 4 W) of pixels (B, H, W, C)."""
+        return self.classify(self.upsampler(pixels)).permute(0, 3, 1, 2).contiguous()

@@ -1,17 +1,19 @@
 """Dictionary entries and pixels attend to each other (paper, section 3.3; spec section 1, item 5).
 
-A handful of entries meets many thousand pixels. So where a plain attention would project every pixel, here the
-projection is folded into the entries: q . (W p) = (W^T q) . p turns N * heads vectors instead of H * W. Key biases are
-not built: they shift all scores of a query alike, and the softmax forgets that.
+A handful of entries meets many thousand pixels. So where the definition projects every pixel, here the projections are
+folded into the entries: q . (W p) = (W^T q) . p turns N * heads vectors instead of H * W. Key biases are not built:
+they shift all scores of a query alike, and the softmax forgets that.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2ls.models.readings import HEADS, gather, read
+from d2ls.models.readings import HEADS, Tokens, gather, read_and_gather
 
 
 class Attention(nn.Module):
@@ -30,42 +32,30 @@ class Attention(nn.Module):
         self.output = nn.Linear(inner, width)
         self.scale = 1 / math.sqrt(inner // HEADS)
 
-    def plain(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention of (B, Q, C) over (B, S, C): the definition, and the faster way once entries are many."""
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention of (B, Q, C) over (B, S, C), by its definition."""
         q, k, v = (_split(x) for x in (self.query(query), self.key(key), self.value(value)))
         return self.output(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-    def is_folded(self, num_tokens: int) -> bool:
-        """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""
-        return num_tokens * HEADS <= self.query.out_features
 
 
 class TokensReadPixels(Attention):
     """Entries gather from the pixels."""
 
-    def forward(self, query: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-        """Attn(q = query, k = pixels + code, v = pixels).
+    def fold(self, query: Tensor) -> Tensor:
+        """q . (W_k p) = (W_k^T q) . p: vectors (B, N * heads, C) that score pixels, of queries (B, N, C)."""
+        return _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
 
-        Args:
-            query: tokens with their code, (B, N, C).
-            pixels: (B, HW, C).
-            code: position code of the pixels, (HW, C).
+    def unfold(self, gathered: Tensor) -> Tensor:
+        """What each token gathered, (B, N, C), of pixels averaged by attention, (B, N * heads, C).
 
-        Returns:
-            What each token gathered, (B, N, C).
+        sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
         """
-        if not self.is_folded(query.shape[1]):
-            return self.plain(query, pixels + code, pixels)
-        # q . (W_k p) = (W_k^T q) . p: the keys are never built.
-        folded = _into_heads(_split(self.query(query)) * self.scale, self.key.weight)
-        # sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
-        gathered = gather(folded, pixels, code).unflatten(1, (-1, HEADS))  # (B, N, heads, C)
-        projected = torch.einsum("bnhc,hdc->bnhd", gathered, self.value.weight.unflatten(0, (HEADS, -1)))
-        return self.output(projected.flatten(2) + self.value.bias)
+        by_head, weight = gathered.unflatten(1, (-1, HEADS)), self.value.weight.unflatten(0, (HEADS, -1))
+        return self.output(torch.einsum("bnhc,hdc->bnhd", by_head, weight).flatten(2) + self.value.bias)
 
 
 class PixelsReadTokens(Attention):
-    """Pixels gather from the entries.
+    """Pixels gather from the entries, and are normalised.
 
     Args:
         width: embedding width C.
@@ -75,30 +65,18 @@ class PixelsReadTokens(Attention):
         super().__init__(width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, pixels: Tensor, code: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """LN(pixels + Attn(q = pixels + code, k = key, v = value)).
-
-        Args:
-            pixels: (B, HW, C).
-            code: position code of the pixels, (HW, C).
-            key: tokens with their code, (B, N, C).
-            value: tokens, (B, N, C).
-
-        Returns:
-            The pixels with what they gathered, (B, HW, C).
-        """
-        if not self.is_folded(key.shape[1]):
-            return self.norm(pixels + self.plain(pixels + code, key, value))
+    def fold(self, key: Tensor, value: Tensor) -> Tokens:
+        """Keys (B, N, C) and values (B, N, C) as the pixels meet them without being projected."""
         keys = _split(self.key(key)) * self.scale  # (B, heads, N, d)
-        # (W_q p + b) . k = (W_q^T k) . p + b . k: the queries are never built.
-        folded = _into_heads(keys, self.query.weight)
+        # (W_q p + b) . k = (W_q^T k) . p + b . k
         constant = torch.einsum("bhnd,hd->bnh", keys, self.query.bias.unflatten(0, (HEADS, -1))).flatten(1)
-        # W_o (sum_n a_n v_n) + b = sum_n a_n (W_o v_n) + b: values are projected while they are few. As the a_n of a
-        # head sum to 1, the bias can ride on the values of the first head.
+        # W_o (sum_n a_n v_n) + b = sum_n a_n (W_o v_n) + b. As the a_n of a head sum to 1, the bias can ride on the
+        # values of the first head.
         weight = self.output.weight.unflatten(1, (HEADS, -1))
         outgoing = torch.einsum("bhnd,chd->bnhc", _split(self.value(value)), weight)
         outgoing = torch.cat([outgoing[:, :, :1] + self.output.bias, outgoing[:, :, 1:]], dim=2).flatten(1, 2)
-        return read(pixels, code, folded, constant.unsqueeze(1), outgoing, self.norm.weight, self.norm.bias)
+        folded = _into_heads(keys, self.query.weight)
+        return Tokens(folded, constant.unsqueeze(1), outgoing, self.norm.weight, self.norm.bias)
 
 
 def _split(x: Tensor) -> Tensor:
@@ -124,11 +102,6 @@ class Stage(nn.Module):
         self.token_norm = nn.LayerNorm(width)
         self.pixels_read = PixelsReadTokens(width)
 
-    def forward(self, tokens: Tensor, pixels: Tensor, token_code: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """One stage; shapes as in `Interaction.forward`, `token_code` (B, N, C) being the initial dictionary."""
-        tokens = self.token_norm(tokens + self.tokens_read(tokens + token_code, pixels, code))
-        return tokens, self.pixels_read(pixels, code, tokens + token_code, tokens)
-
 
 class Interaction(nn.Module):
     """L stages and a last reading by the entries.
@@ -140,7 +113,7 @@ class Interaction(nn.Module):
 
     def __init__(self, width: int, stages: int) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(Stage(width) for _ in range(stages))
+        self.stages = cast(Sequence[Stage], nn.ModuleList(Stage(width) for _ in range(stages)))
         self.last_read = TokensReadPixels(width)
         self.last_norm = nn.LayerNorm(width)
 
@@ -155,8 +128,26 @@ class Interaction(nn.Module):
         Returns:
             Tokens (B, N, C) and pixels (B, HW, C), both layer-normalised.
         """
-        token_code = tokens
+        return (self.folded if self.is_folded(tokens.shape[1]) else self.plain)(tokens, pixels, code)
+
+    def is_folded(self, num_tokens: int) -> bool:
+        """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""
+        return num_tokens * HEADS <= self.last_read.query.out_features
+
+    def plain(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` by the definition, and the faster way once entries are many."""
+        t, p, t0 = tokens, pixels, tokens
         for stage in self.stages:
-            tokens, pixels = stage(tokens, pixels, token_code, code)
-        tokens = self.last_norm(tokens + self.last_read(tokens + token_code, pixels, code))
-        return tokens, pixels
+            t = stage.token_norm(t + stage.tokens_read(t + t0, p + code, p))
+            p = stage.pixels_read.norm(p + stage.pixels_read(p + code, t + t0, t))
+        return self.last_norm(t + self.last_read(t + t0, p + code, p)), p
+
+    def folded(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` in one pass over the pixels for each stage: they read, and the next reading gathers from them."""
+        t, p, t0 = tokens, pixels, tokens
+        readers = [stage.tokens_read for stage in self.stages] + [self.last_read]
+        gathered = gather(readers[0].fold(t + t0), p, code)
+        for stage, reader, following in zip(self.stages, readers, readers[1:], strict=False):
+            t = stage.token_norm(t + reader.unfold(gathered))
+            p, gathered = read_and_gather(p, code, stage.pixels_read.fold(t + t0, t), following.fold(t + t0))
+        return self.last_norm(t + self.last_read.unfold(gathered)), p

@@ -1,12 +1,14 @@
 """The large part of the attentions between entries and pixels: few vectors per head meet all pixels of a map.
 
-Written out with their gradients, so that what is as large as the pixels exists for a slice of pixels only: the sum with
-the position code, the attention of the pixels, what is added to them, and their gradients. Scores lie pixel by pixel,
-(B, HW, M) for M = N * HEADS vectors: matrix products that have the pixels as rows run at twice the speed on a CPU. The
-heads are their last dimension, so that a softmax over the N tokens of each head works on HEADS neighbours at once.
+A map at stride 4 is far larger than a CPU's caches, and passing over it costs as much as the arithmetic. So pixels that
+have read the entries are gathered from at once, by slices, with written-out gradients: of all that is as large as the
+pixels, only what they have become is ever whole. Scores lie pixel by pixel, (B, HW, M) for M = N * HEADS vectors: with
+the pixels as rows, products run at twice the speed on a CPU, and a softmax over the N tokens of each head works on
+HEADS neighbours at once.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,68 +21,43 @@ HEADS = 8
 NORM_EPS = 1e-5
 
 
-def gather(folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-    """softmax over pixels of folded . (pixels + code), times pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C)."""
+class Tokens(NamedTuple):
+    """What pixels read from, with the layer norm that follows: LN(pixels + A values), A = softmax(keys . p + constant).
+
+    Attributes:
+        keys: (B, N * HEADS, C).
+        constant: (B, 1, N * HEADS).
+        values: (B, N * HEADS, C).
+        gain: of the norm, (C,).
+        bias: of the norm, (C,).
+    """
+
+    keys: Tensor
+    constant: Tensor
+    values: Tensor
+    gain: Tensor
+    bias: Tensor
+
+
+def gather(queries: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
+    """softmax over pixels of queries . (pixels + code), times pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C).
+
+    No gradient goes to the code.
+    """
     if torch.compiler.is_compiling():
-        return (folded @ (pixels + code).mT).softmax(dim=-1) @ pixels
-    gathered: Tensor = _Gather.apply(folded, pixels, code)
+        return (queries @ (pixels + code).mT).softmax(dim=-1) @ pixels
+    gathered: Tensor = _Pass.apply(pixels, code, queries)[1]
     return gathered
 
 
-class _Gather(torch.autograd.Function):
-    """`gather` by slices of pixels; of its own it keeps the attention A (B, HW, M), a fraction of the pixels.
-
-    With o the result and g its gradient, the scores' gradient is A * (pixels . g - rowsum(g * o)).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, folded: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-        parts = list(cuts(len(code), slice_length(pixels)))
-        scores = torch.cat([_product(pixels[:, part] + code[part], folded.mT) for part in parts], dim=1)
-        attention = scores.softmax(dim=1)
-        gathered = _product(attention[:, parts[0]].mT, pixels[:, parts[0]])
-        for part in parts[1:]:
-            gathered = _product(attention[:, part].mT, pixels[:, part], plus=gathered)
-        ctx.save_for_backward(folded, pixels, code, attention, gathered)
-        ctx.parts, ctx.autocast = parts, autocast_as_now(pixels)
-        return gathered
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        folded, pixels, code, attention, gathered = ctx.saved_tensors
-        of_folded, of_pixels = torch.zeros_like(folded), torch.empty_like(pixels)
-        of_code = torch.empty_like(code) if ctx.needs_input_grad[2] else None
-        balance = (gradient * gathered).sum(dim=-1).unsqueeze(1)  # (B, 1, M)
-        for part in ctx.parts:
-            with ctx.autocast:
-                p, a = pixels[:, part], attention[:, part]
-                of_scores = _product(p, gradient.mT, plus=-balance) * a
-                of_folded += _product(of_scores.mT, p + code[part])
-                of_pixels[:, part] = _product(of_scores, folded, plus=_product(a, gradient))
-                if of_code is not None:
-                    of_code[part] = _product(of_scores, folded).sum(dim=0)
-        return of_folded, of_pixels, of_code
-
-
-def read(
-    pixels: Tensor, code: Tensor, folded: Tensor, constant: Tensor, values: Tensor, gain: Tensor, bias: Tensor
-) -> Tensor:
-    """LN(pixels + A values) with A = softmax(folded . (pixels + code) + constant) over the N tokens of each head.
-
-    Args:
-        pixels: (B, HW, C).
-        code: (HW, C).
-        folded: (B, N * HEADS, C).
-        constant: (B, 1, N * HEADS).
-        values: (B, N * HEADS, C).
-        gain: of the layer norm, (C,).
-        bias: of the layer norm, (C,).
-    """
+def read_and_gather(pixels: Tensor, code: Tensor, tokens: Tokens, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """What the pixels become by reading the tokens, (B, HW, C), and `gather` from that, (B, M, C)."""
     if torch.compiler.is_compiling():
-        attention = _over_tokens((pixels + code) @ folded.mT + constant)
-        return F.layer_norm(pixels + attention @ values, gain.shape, gain, bias)
-    result: Tensor = _Read.apply(pixels, code, folded, constant, values, gain, bias)
+        keys, constant, values, gain, bias = tokens
+        total = pixels + _over_tokens((pixels + code) @ keys.mT + constant) @ values
+        pixels = F.layer_norm(total, gain.shape, gain, bias)
+        return pixels, gather(queries, pixels, code)
+    result: tuple[Tensor, Tensor] = _Pass.apply(pixels, code, queries, *tokens)
     return result
 
 
@@ -89,54 +66,105 @@ def _over_tokens(scores: Tensor) -> Tensor:
     return scores.unflatten(-1, (-1, HEADS)).softmax(dim=-2).flatten(-2)
 
 
-class _Read(torch.autograd.Function):
-    """`read` by slices of pixels; of all that is as large as they are, only the result is ever whole.
+class _Pass(torch.autograd.Function):
+    """One pass over the pixels, slice by slice: `gather` (without tokens) or `read_and_gather`.
 
-    With t the sum that is normalised, g its gradient and V the values, the scores' gradient is
-    A * (g V - the sum over the tokens of A * g V).
+    The softmax over all pixels is kept as it runs: a slice's weights are exp(scores - top) with the largest score so
+    far; once the last slice has told the largest of all and the sum, `share` turns them into attention.
     """
 
     @staticmethod
-    def forward(ctx: Any, pixels: Tensor, code: Tensor, folded: Tensor, constant: Tensor, values: Tensor,
-                gain: Tensor, bias: Tensor) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, pixels: Tensor, code: Tensor, queries: Tensor, *tokens: Tensor) -> tuple[Any, Tensor]:
         parts = list(cuts(len(code), slice_length(pixels)))
-        result, statistics = torch.empty_like(pixels), []
+        result = torch.empty_like(pixels) if tokens else pixels
+        kept: list[Tensor] = []
+        top, total, gathered = queries.new_tensor(-torch.inf), queries.new_zeros(()), torch.zeros_like(queries)
         for part in parts:
             p = pixels[:, part]
-            attention = _over_tokens(_product(p + code[part], folded.mT, plus=constant))
-            total = _product(attention, values, plus=p)
-            result[:, part], *more = torch.native_layer_norm(total, gain.shape, gain, bias, NORM_EPS)
-            statistics += more
-        ctx.save_for_backward(pixels, code, folded, constant, values, gain, bias, *statistics)
-        ctx.parts, ctx.autocast = parts, autocast_as_now(pixels)
-        return result
+            if tokens:
+                result[:, part], *more = _read(p, code[part], Tokens(*tokens))
+                kept += more
+                p = result[:, part]
+            scores = _product(p + code[part], queries.mT)
+            scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            before, top = top, torch.maximum(top, _largest(scores))  # (B, 1, M)
+            weights = scores.sub_(top).exp_()
+            shrink = (before - top).exp_()
+            total = total * shrink + weights.sum(dim=1, keepdim=True)
+            gathered = gathered * shrink.mT + _product(weights.mT, p)
+            kept += [weights, top]
+        gathered = gathered / total.mT
+        ctx.save_for_backward(pixels, code, queries, result, gathered, total, *tokens, *kept)
+        ctx.parts, ctx.with_tokens, ctx.autocast = parts, bool(tokens), autocast_as_now(pixels)
+        return result if tokens else None, gathered
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        pixels, code, folded, constant, values, gain, bias, *statistics = ctx.saved_tensors
-        of_pixels, of_code = torch.empty_like(pixels), torch.empty_like(code) if ctx.needs_input_grad[1] else None
-        sums = tuple(torch.zeros_like(x) for x in (folded, constant, values, gain, bias))
-        for part, *statistic in zip(ctx.parts, statistics[::2], statistics[1::2], strict=True):
+    def backward(ctx: Any, of_result: Tensor | None, of_gathered: Tensor) -> tuple[Tensor | None, ...]:
+        pixels, code, queries, result, gathered, total, *rest = ctx.saved_tensors
+        tokens, kept = (Tokens(*rest[:5]), rest[5:]) if ctx.with_tokens else (None, rest)
+        of_pixels, of_queries = torch.empty_like(pixels), torch.zeros_like(queries)
+        of_tokens = [torch.zeros_like(x) for x in tokens or ()]
+        balance = (of_gathered * gathered).sum(dim=-1).unsqueeze(1)  # (B, 1, M)
+        last_top = kept[-1]
+        for part, (*of_read, weights, top) in zip(ctx.parts, _grouped(kept, len(ctx.parts)), strict=True):
             with ctx.autocast:
-                p = pixels[:, part]
-                coded = p + code[part]
-                attention = _over_tokens(_product(coded, folded.mT, plus=constant))
-                total = _product(attention, values, plus=p)
-                of_total, of_gain, of_bias = torch.ops.aten.native_layer_norm_backward(
-                    gradient[:, part], total, gain.shape, *statistic, gain, bias, [True, True, True]
-                )
-                weighted = _product(of_total, values.mT) * attention
-                by_head = weighted.unflatten(-1, (-1, HEADS)).sum(dim=-2, keepdim=True)
-                of_scores = weighted - (attention.unflatten(-1, (-1, HEADS)) * by_head).flatten(-2)
-                of_pixels[:, part] = _product(of_scores, folded, plus=of_total)
-                if of_code is not None:
-                    of_code[part] = _product(of_scores, folded).sum(dim=0)
-                of_constant = of_scores.sum(dim=1, keepdim=True)
-                more = _product(of_scores.mT, coded), of_constant, _product(attention.mT, of_total), of_gain, of_bias
-            for whole, value in zip(sums, more, strict=True):
-                whole += value  # noqa: PLW2901  (in place)
-        return of_pixels, of_code, *sums
+                share = (top - last_top).exp_() / total
+                p, wanted = result[:, part], share.mT * of_gathered
+                # The gradient of attention A's scores is A * (p . g - rowsum(g * o)), of gathered o and its gradient g.
+                of_scores = _product(p, wanted.mT, plus=-balance * share) * weights
+                of_queries += _product(of_scores.mT, p + code[part])
+                of_p = _product(weights, wanted, plus=None if of_result is None else of_result[:, part])
+                of_p = _product(of_scores, queries, plus=of_p)
+                if tokens is not None:
+                    of_p, *more = _read_backward(pixels[:, part], code[part], tokens, of_p, *of_read)
+                    for whole, value in zip(of_tokens, more, strict=True):
+                        whole += value  # noqa: PLW2901  (in place)
+                of_pixels[:, part] = of_p
+        return of_pixels, None, of_queries, *of_tokens
+
+
+def _read(p: Tensor, code: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a slice of pixels (B, S, C) becomes; its attention (B, S, N * HEADS) and the statistics of the norm."""
+    attention = _over_tokens(_product(p + code, tokens.keys.mT, plus=tokens.constant))
+    total = _product(attention, tokens.values, plus=p)
+    result, mean, deviation = torch.native_layer_norm(total, tokens.gain.shape, tokens.gain, tokens.bias, NORM_EPS)
+    return result, attention, mean, deviation
+
+
+def _read_backward(
+    p: Tensor, code: Tensor, tokens: Tokens, gradient: Tensor, attention: Tensor, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of a slice of pixels and, as far as this slice goes, of the tokens, from that of its `_read`.
+
+    With g the gradient of the sum that is normalised, the scores' gradient is
+    A * (g . values - the sum over the tokens of A * g . values).
+    """
+    total, (gain, bias) = _product(attention, tokens.values, plus=p), tokens[3:]
+    of_total, of_gain, of_bias = torch.ops.aten.native_layer_norm_backward(
+        gradient, total, gain.shape, mean, deviation, gain, bias, [True, True, True]
+    )
+    weighted = _product(of_total, tokens.values.mT) * attention
+    by_head = weighted.unflatten(-1, (-1, HEADS)).sum(dim=-2, keepdim=True)
+    of_scores = weighted - (attention.unflatten(-1, (-1, HEADS)) * by_head).flatten(-2)
+    return (
+        _product(of_scores, tokens.keys, plus=of_total),
+        _product(of_scores.mT, p + code), of_scores.sum(dim=1, keepdim=True), _product(attention.mT, of_total),
+        of_gain, of_bias,
+    )  # fmt: skip
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """The largest of each column, (B, 1, M); over rows laid side by side, as long rows are compared 8 times faster."""
+    batch, length, width = scores.shape
+    beside = 8 if length % 8 == 0 else 1
+    return scores.view(batch, -1, beside * width).amax(dim=1).view(batch, beside, width).amax(dim=1, keepdim=True)
+
+
+def _grouped(tensors: Sequence[Tensor], number: int) -> Iterator[Sequence[Tensor]]:
+    """As many equal groups of successive tensors."""
+    size = len(tensors) // number
+    return (tensors[at * size : (at + 1) * size] for at in range(number))
 
 
 def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:

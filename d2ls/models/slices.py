@@ -5,7 +5,7 @@ arithmetic on it. So on a CPU an operation of single pixels runs through its who
 in the backward pass again, instead of keeping what lies between.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,20 +16,22 @@ ELEMENTS = 2**19  # of a slice on a CPU: 2 MB in float32
 ACCELERATOR_ELEMENTS = 2**26  # elsewhere, where slices only keep the peak of memory low: 256 MB
 
 
-def by_slices(function: Callable[..., Tensor], sliced: Sequence[Tensor], shared: Sequence[Tensor]) -> Tensor:
-    """f(rows, shared) = cat of f(slice of rows, shared), for a function f that treats each row alone.
+def by_rows(function: Callable[..., Tensor], pixels: Tensor, *shared: Tensor) -> Tensor:
+    """f(map, shared) = cat of f(some rows of the map, shared), for a function f that treats each row alone.
 
     Nothing inside the function is kept for the backward pass; it runs again there.
 
     Args:
-        function: of slices of all `sliced`, then all `shared`; no parameter reaches it in another way.
-        sliced: tensors (..., R, C) to be cut along R; the first is (B, R, C). The result has R rows, or a multiple,
-            in its dimension -2.
+        function: of (B, h, W, C) and `shared`, for any h; gives (B, K, g * h, V). No parameter reaches it otherwise.
+        pixels: the map, (B, H, W, C).
         shared: tensors that every slice sees whole.
+
+    Returns:
+        (B, K, g * H, V).
     """
     if torch.compiler.is_compiling():
-        return function(*sliced, *shared)
-    result: Tensor = _Sliced.apply(function, slice_length(sliced[0]), len(sliced), *sliced, *shared)
+        return function(pixels, *shared)
+    result: Tensor = _ByRows.apply(function, pixels, *shared)
     return result
 
 
@@ -63,38 +65,40 @@ def autocast_as_now(tensor: Tensor) -> torch.autocast:
     return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
 
 
-class _Sliced(torch.autograd.Function):
-    """`by_slices` with its gradient."""
+class _ByRows(torch.autograd.Function):
+    """`by_rows` with its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], length: int, sliced: int, *inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(*inputs)
-        ctx.function, ctx.length, ctx.sliced, ctx.autocast = function, length, sliced, autocast_as_now(inputs[0])
-        total, result = inputs[0].shape[1], None
-        for part in cuts(total, length):
-            rows = function(*(x[..., part, :] for x in inputs[:sliced]), *inputs[sliced:])
+    def forward(ctx: Any, function: Callable[..., Tensor], pixels: Tensor, *shared: Tensor) -> Tensor:
+        ctx.save_for_backward(pixels, *shared)
+        ctx.function, ctx.autocast = function, autocast_as_now(pixels)
+        ctx.parts = list(cuts(pixels.shape[1], max(1, slice_length(pixels.flatten(1, 2)) // pixels.shape[2])))
+        result = None
+        for part in ctx.parts:
+            rows = function(pixels[:, part], *shared)
             if result is None:
-                growth = rows.shape[-2] // length
-                result = rows.new_empty((*rows.shape[:-2], total * growth, rows.shape[-1]))
-            result[..., part.start * growth : part.stop * growth, :] = rows
+                growth = rows.shape[2] // part.stop
+                result = rows.new_empty((*rows.shape[:2], pixels.shape[1] * growth, rows.shape[3]))
+            result[:, :, part.start * growth : part.stop * growth] = rows
         assert result is not None
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, needed, total = ctx.saved_tensors, ctx.needs_input_grad[3:], ctx.saved_tensors[0].shape[1]
-        growth = gradient.shape[-2] // total
-        new = [torch.empty_like if i < ctx.sliced else torch.zeros_like for i in range(len(inputs))]
-        found = [make(x) if need else None for make, x, need in zip(new, inputs, needed, strict=True)]
-        for part in cuts(total, ctx.length):
-            leaves = [x[..., part, :] if i < ctx.sliced else x for i, x in enumerate(inputs)]
-            leaves = [x.detach().requires_grad_(need) for x, need in zip(leaves, needed, strict=True)]
+        pixels, *shared = ctx.saved_tensors
+        growth, needed = gradient.shape[2] // pixels.shape[1], ctx.needs_input_grad[1:]
+        of_pixels = torch.empty_like(pixels) if needed[0] else None
+        of_shared = [torch.zeros_like(x) if need else None for x, need in zip(shared, needed[1:], strict=True)]
+        for part in ctx.parts:
+            leaves = [x.detach().requires_grad_(y) for x, y in zip([pixels[:, part], *shared], needed, strict=True)]
             with torch.enable_grad(), ctx.autocast:
                 rows = ctx.function(*leaves)
-            of_rows = gradient[..., part.start * growth : part.stop * growth, :]
-            of_leaves = torch.autograd.grad(rows, [x for x in leaves if x.requires_grad], of_rows)
-            put = [x[..., part, :].copy_ if i < ctx.sliced else x.add_ for i, x in enumerate(found) if x is not None]
-            for into, value in zip(put, of_leaves, strict=True):
-                into(value)
-        return None, None, None, *found
+            of_rows = gradient[:, :, part.start * growth : part.stop * growth]
+            found = iter(torch.autograd.grad(rows, [x for x in leaves if x.requires_grad], of_rows))
+            if of_pixels is not None:
+                of_pixels[:, part] = next(found)
+            for whole in of_shared:
+                if whole is not None:
+                    whole += next(found)  # noqa: PLW2901  (in place)
+        return None, of_pixels, *of_shared

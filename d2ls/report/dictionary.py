@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.models.dictionary import DictionaryKind
-from d2ls.models.interaction import TokensReadPixels
+from d2ls.models.interaction import Attention, TokensReadPixels
 from d2ls.models.readings import HEADS
 
 
@@ -37,17 +37,16 @@ class Reading:
     attention: list[Tensor] = field(default_factory=list)
 
 
-def head_attention(read: TokensReadPixels, query: Tensor, pixels: Tensor, code: Tensor) -> Iterator[Tensor]:
+def head_attention(read: Attention, query: Tensor, key: Tensor) -> Iterator[Tensor]:
     """The attention of each head in turn, by its definition softmax(q . k): (B, N, HW).
 
     Args:
         read: holds the projections.
         query: tokens with their code, (B, N, C).
-        pixels: (B, HW, C).
-        code: position code of the pixels, (HW, C).
+        key: pixels with theirs, (B, HW, C).
     """
     queries = read.query(query).unflatten(-1, (HEADS, -1)) * read.scale
-    keys = read.key(pixels + code).unflatten(-1, (HEADS, -1))
+    keys = read.key(key).unflatten(-1, (HEADS, -1))
     for head in range(HEADS):
         yield (queries[:, :, head] @ keys[:, :, head].transpose(1, 2)).softmax(dim=-1)
 
@@ -74,13 +73,19 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
                 hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
         # Not net(...): that may be compiled, and a compiled graph calls no hooks.
         net.eval().forward(image[None].to(next(net.parameters()).device))
-        deepest, grid = found["maps"][-1], found["pixels"].shape[1:3]
+        deepest, pixels = found["maps"][-1], found["pixels"]
         named = net.dictionary.num_entries == net.num_classes
         reading = Reading(net.dictionary.kind, net.dictionary.static(deepest)[0].cpu(), named)
         if reading.kind == "dynamic":
             reading.dynamic = net.dictionary.dynamic(deepest)[0].cpu()
             reading.weights = net.dictionary.modulator(deepest)[0].cpu()
-    reading.attention = [entries.unflatten(-1, grid) for entries in attention]
+        if net.interaction is not None and net.position is not None:
+            # The definition calls each reading by itself; what it gives is what the forward pass gave.
+            attention.clear()
+            entries = reading.static if reading.dynamic is None else reading.dynamic
+            code = net.position(*pixels.shape[1:3]).to(pixels.dtype)
+            net.interaction.plain(entries[None].to(pixels), pixels.flatten(1, 2), code)
+    reading.attention = [entries.unflatten(-1, pixels.shape[1:3]) for entries in attention]
     return reading
 
 
@@ -95,8 +100,8 @@ def _keep(found: dict[str, Any], name: str, _: nn.Module, __: Any, output: Any) 
     found[name] = output
 
 
-def _attend(found: list[Tensor], read: TokensReadPixels, inputs: tuple[Tensor, Tensor, Tensor], _: Tensor) -> None:
+def _attend(found: list[Tensor], read: Attention, inputs: tuple[Tensor, Tensor, Tensor], _: Tensor) -> None:
     mean = torch.zeros(())
-    for attention in head_attention(read, *inputs):
+    for attention in head_attention(read, *inputs[:2]):
         mean = mean + attention[0].cpu() / HEADS
     found.append(mean)

@@ -108,7 +108,7 @@ def test_equals_the_plain_transcription(
 def test_both_ways_of_attention_in_the_whole_network(width, entries, folded):
     torch.manual_seed(0)
     net = tiny(3, stages=2, width=width, num_entries=entries).double()
-    assert net.interaction.last_read.is_folded(entries) == folded
+    assert net.interaction.is_folded(entries) == folded
     randomise(net)
     compare(net, torch.randn(2, 3, 40, 49).double())
 

@@ -1,4 +1,4 @@
-"""The row-wise upsampler against PixelShuffle, LayerNorm and GELU on maps."""
+"""The channels-last upsampler against PixelShuffle, LayerNorm and GELU on maps."""
 
 import pytest
 import torch
@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2ls.models.head import ConvHead, DictionaryHead, PixelUpsampler, to_map
+from d2ls.models.head import ConvHead, DictionaryHead, PixelUpsampler
 
 
-def upsample_by_definition(part, rows, height, width):
+def upsample_by_definition(part, pixels):
     """PixelShuffle, LayerNorm over channels, GELU, PixelShuffle, GELU on an NCHW map."""
-    x = nn.PixelShuffle(2)(rows.transpose(1, 2).unflatten(-1, (height, width)))
+    x = nn.PixelShuffle(2)(pixels.permute(0, 3, 1, 2))
     mean, variance = x.mean(1, keepdim=True), x.var(1, unbiased=False, keepdim=True)
     x = (x - mean) / torch.sqrt(variance + 1e-6)
     x = x * part.norm.weight[:, None, None] + part.norm.bias[:, None, None]
@@ -36,13 +36,13 @@ def test_upsampler_equals_pixel_shuffles(height, width, channels, batch, seed):
     torch.manual_seed(seed)
     part = PixelUpsampler(channels).double()
     randomise(part)
-    rows = torch.randn(batch, height * width, channels).double().requires_grad_()
-    found = to_map(part(rows), height, width)
-    expected = upsample_by_definition(part, rows, height, width)
+    pixels = torch.randn(batch, height, width, channels).double().requires_grad_()
+    found = part(pixels).permute(0, 3, 1, 2)
+    expected = upsample_by_definition(part, pixels)
     assert found.shape == (batch, channels // 16, 4 * height, 4 * width)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
-    inputs = [rows, part.norm.weight, part.norm.bias]
+    inputs = [pixels, part.norm.weight, part.norm.bias]
     weight = torch.randn_like(found)
     for ours, theirs in zip(
         torch.autograd.grad((found * weight).sum(), inputs),
@@ -54,8 +54,8 @@ def test_upsampler_equals_pixel_shuffles(height, width, channels, batch, seed):
 
 def test_norm_has_the_small_epsilon():
     part = PixelUpsampler(32)
-    rows = 1e-3 * torch.randn(1, 6, 32)  # a variance of 1e-6: the epsilon decides
-    torch.testing.assert_close(to_map(part(rows), 2, 3), upsample_by_definition(part, rows, 2, 3))
+    pixels = 1e-3 * torch.randn(1, 2, 3, 32)  # a variance of 1e-6: the epsilon decides
+    torch.testing.assert_close(part(pixels).permute(0, 3, 1, 2), upsample_by_definition(part, pixels))
 
 
 @pytest.mark.parametrize(("entries", "classes"), [(3, 3), (5, 3), (1, 4), (1, 1)])
@@ -63,7 +63,7 @@ def test_dictionary_head_is_the_product_of_tokens_and_pixels(entries, classes):
     torch.manual_seed(0)
     part = DictionaryHead(32, entries, classes).double()
     randomise(part.upsampler)
-    tokens, rows = torch.randn(2, entries, 32).double(), torch.randn(2, 2 * 3, 32).double()
+    tokens, pixels = torch.randn(2, entries, 32).double(), torch.randn(2, 2, 3, 32).double()
     t = tokens
     for index in (0, 2, 4):
         t = t @ part.token_mlp[index].weight.T + part.token_mlp[index].bias
@@ -71,9 +71,8 @@ def test_dictionary_head_is_the_product_of_tokens_and_pixels(entries, classes):
     if entries != classes:
         mapping = part.entries_to_classes
         t = torch.einsum("kn,bnc->bkc", mapping.weight, t) + mapping.bias[:, None]
-    pixels = upsample_by_definition(part.upsampler, rows, 2, 3)
-    expected = torch.einsum("bkc,bchw->bkhw", t, pixels)
-    torch.testing.assert_close(part(tokens, rows, 2, 3), expected)
+    expected = torch.einsum("bkc,bchw->bkhw", t, upsample_by_definition(part.upsampler, pixels))
+    torch.testing.assert_close(part(tokens, pixels), expected)
     assert (part.entries_to_classes is None) == (entries == classes)
 
 
@@ -83,6 +82,5 @@ def test_conv_head_is_a_convolution():
     randomise(part.upsampler)
     convolution = nn.Conv2d(2, 5, 1).double()
     convolution.load_state_dict({"weight": part.classify.weight[:, :, None, None], "bias": part.classify.bias})
-    rows = torch.randn(2, 6, 32).double()
-    expected = convolution(upsample_by_definition(part.upsampler, rows, 2, 3))
-    torch.testing.assert_close(part(rows, 2, 3), expected)
+    pixels = torch.randn(2, 2, 3, 32).double()
+    torch.testing.assert_close(part(pixels), convolution(upsample_by_definition(part.upsampler, pixels)))

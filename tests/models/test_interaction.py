@@ -7,37 +7,33 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d2ls.models import slices
-from d2ls.models.interaction import Attention, Interaction, Stage
+from d2ls.models.interaction import Attention, Interaction
 from d2ls.models.readings import HEADS
 
 problems = given(
     tokens=st.integers(1, 4),
     pixels=st.integers(1, 40),
     batch=st.integers(1, 2),
+    stages=st.integers(0, 2),
     seed=st.integers(0, 2**16),
 )
 
 
-def draw(tokens, pixels, batch, seed):
-    """Tokens, pixels, token codes and pixel codes in float64."""
+@settings(max_examples=30, deadline=None)
+@problems
+def test_folded_is_plain(tokens, pixels, batch, stages, seed):
+    """Outputs and gradients: in one slice of pixels and in several, and by the definition."""
     torch.manual_seed(seed)
-    shapes = ((batch, tokens), (batch, pixels), (batch, tokens), (pixels,))
-    return [torch.randn(*shape, 64).double().requires_grad_() for shape in shapes]
-
-
-def agree(part, attentions, call, by_definition, inputs):
-    """Outputs and gradients: the folded way in one slice and in several, the plain way and the definition."""
+    part = Interaction(64, stages).double()
+    for parameter in part.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    shapes = ((batch, tokens), (batch, pixels), (pixels,))
+    t, p, e = (torch.randn(*shape, 64).double() for shape in shapes)
+    inputs = [t.requires_grad_(), p.requires_grad_()]
     results = []
-    for folded, elements, run in (
-        (True, 2**20, call),
-        (True, 2**9, call),
-        (False, 2**20, call),
-        (None, 1, by_definition),
-    ):
+    for way, elements in ((part.folded, 2**20), (part.folded, 2**9), (part.plain, 2**20)):
         slices.ELEMENTS = elements
-        for attention in attentions:
-            attention.is_folded = lambda num_tokens, folded=folded: folded
-        outputs = run()
+        outputs = way(t, p, e)
         total = sum((x * torch.linspace(-1, 1, x.numel()).to(x).view_as(x)).sum() for x in outputs)
         results.append([*outputs, *torch.autograd.grad(total, [*inputs, *part.parameters()])])
     for other in results[1:]:
@@ -45,36 +41,11 @@ def agree(part, attentions, call, by_definition, inputs):
             torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
-@problems
-def test_folded_stage(tokens, pixels, batch, seed):
-    t, p, t0, e = inputs = draw(tokens, pixels, batch, seed)
-    part = Stage(64).double()
-
-    def by_definition():
-        new_t = part.token_norm(t + part.tokens_read.plain(t + t0, p + e, p))
-        return new_t, part.pixels_read.norm(p + part.pixels_read.plain(p + e, new_t + t0, new_t))
-
-    agree(part, [part.tokens_read, part.pixels_read], lambda: part(t, p, t0, e), by_definition, inputs)
-
-
-@settings(max_examples=20, deadline=None)
-@problems
-def test_folded_last_reading(tokens, pixels, batch, seed):
-    t, p, _, e = draw(tokens, pixels, batch, seed)
-    part = Interaction(64, 0).double()
-
-    def by_definition():
-        return (part.last_norm(t + part.last_read.plain(t + t, p + e, p)),)
-
-    agree(part, [part.last_read], lambda: part(t, p, e)[:1], by_definition, [t, p, e])
-
-
 @pytest.mark.parametrize(
     ("width", "tokens", "folded"), [(256, 16, True), (256, 17, False), (32, 2, True), (32, 3, False)]
 )
 def test_which_way_is_taken(width, tokens, folded):
-    assert Attention(width).is_folded(tokens) == folded
+    assert Interaction(width, 1).is_folded(tokens) == folded
 
 
 def test_plain_attention_is_multi_head_attention():
@@ -93,7 +64,7 @@ def test_plain_attention_is_multi_head_attention():
         for x, projection in ((query, part.query), (key, part.key), (value, part.value))
     )
     expected = theirs(q, k, v)[0] @ part.output.weight.T + part.output.bias
-    torch.testing.assert_close(part.plain(query.double(), key.double(), value.double()), expected)
+    torch.testing.assert_close(part(query.double(), key.double(), value.double()), expected)
 
 
 def test_no_key_bias_is_built():
@@ -113,9 +84,9 @@ def test_order_of_the_interaction(stages, tokens):
     t0, p0, e = torch.randn(2, tokens, 32).double(), torch.randn(2, 6, 32).double(), torch.randn(6, 32).double()
     t, p = t0, p0
     for stage in part.stages:
-        t = stage.token_norm(t + stage.tokens_read.plain(t + t0, p + e, p))
-        p = stage.pixels_read.norm(p + stage.pixels_read.plain(p + e, t + t0, t))
-    t = part.last_norm(t + part.last_read.plain(t + t0, p + e, p))
+        t = stage.token_norm(t + stage.tokens_read(t + t0, p + e, p))
+        p = stage.pixels_read.norm(p + stage.pixels_read(p + e, t + t0, t))
+    t = part.last_norm(t + part.last_read(t + t0, p + e, p))
     found_t, found_p = part(t0, p0, e)
     torch.testing.assert_close(found_t, t)
     torch.testing.assert_close(found_p, p)

@@ -1,12 +1,13 @@
 """The readings with their written-out gradients against the same formulas left to autograd."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ls.models import slices
-from d2ls.models.readings import HEADS, gather, read
+from d2ls.models.readings import HEADS, Tokens, gather, read_and_gather
 
 problems = given(
     batch=st.integers(1, 2), pixels=st.integers(1, 30), tokens=st.integers(1, 3), elements=st.integers(1, 200),
@@ -19,38 +20,58 @@ def draw(seed, *shapes):
     return [torch.randn(*shape).double().requires_grad_() for shape in shapes]
 
 
-def agree(function, formula, inputs):
-    found, expected = function(*inputs), formula(*inputs)
+def agree(found, expected, inputs):
+    """Results and the gradients of all of them together."""
     torch.testing.assert_close(found, expected)
-    weight = torch.randn_like(expected)
-    torch.testing.assert_close(*(torch.autograd.grad((x * weight).sum(), inputs) for x in (found, expected)))
+    weights = [torch.randn_like(x) for x in expected]
+    gradients = [
+        torch.autograd.grad(sum((x * w).sum() for x, w in zip(results, weights, strict=True)), inputs)
+        for results in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+def gather_by_formula(queries, p, code):
+    return (queries @ (p + code).transpose(1, 2)).softmax(dim=-1) @ p
 
 
 @settings(max_examples=30, deadline=None)
 @problems
 def test_gather(batch, pixels, tokens, elements, seed):
     slices.ELEMENTS = elements
-    inputs = draw(seed, (batch, tokens, 4), (batch, pixels, 4), (pixels, 4))
-    agree(gather, lambda folded, p, code: (folded @ (p + code).transpose(1, 2)).softmax(dim=-1) @ p, inputs)
+    queries, p, code = draw(seed, (batch, tokens, 4), (batch, pixels, 4), (pixels, 4))
+    agree([gather(queries, p, code)], [gather_by_formula(queries, p, code)], [queries, p])
 
 
 @settings(max_examples=30, deadline=None)
 @problems
-def test_read(batch, pixels, tokens, elements, seed):
+def test_read_and_gather(batch, pixels, tokens, elements, seed):
     slices.ELEMENTS = elements
     rows = HEADS * tokens
-    inputs = draw(
-        seed, (batch, pixels, 4), (pixels, 4), (batch, rows, 4), (batch, 1, rows), (batch, rows, 4), (4,), (4,)
-    )
+    p, queries, code, *read = draw(
+        seed, (batch, pixels, 4), (batch, 5, 4), (pixels, 4),
+        (batch, rows, 4), (batch, 1, rows), (batch, rows, 4), (4,), (4,),
+    )  # fmt: skip
+    keys, constant, values, gain, bias = read
+    scores = ((p + code) @ keys.transpose(1, 2) + constant).view(batch, pixels, tokens, HEADS)
+    attention = scores.softmax(dim=2).view(batch, pixels, rows)
+    new = F.layer_norm(p + attention @ values, (4,), gain, bias)
+    expected = new, gather_by_formula(queries, new, code)
+    agree(read_and_gather(p, code, Tokens(*read), queries), expected, [p, queries, *read])
 
-    def formula(p, code, folded, constant, values, gain, bias):
-        scores = ((p + code) @ folded.transpose(1, 2) + constant).view(batch, pixels, tokens, HEADS)
-        attention = scores.softmax(dim=2).view(batch, pixels, rows)
-        return F.layer_norm(p + attention @ values, (4,), gain, bias)
 
-    agree(read, formula, inputs)
+def test_pixels_alone_may_be_asked_for_their_gradient():
+    """What is gathered last but leads to no loss, or the other way round."""
+    p, queries, code, *read = draw(0, (1, 6, 4), (1, 3, 4), (6, 4), (1, 8, 4), (1, 1, 8), (1, 8, 4), (4,), (4,))
+    new, gathered = read_and_gather(p, code, Tokens(*read), queries)
+    both = torch.autograd.grad(new.sum() + gathered.sum(), p, retain_graph=True)[0]
+    parts = [torch.autograd.grad(x.sum(), p, retain_graph=True)[0] for x in (new, gathered)]
+    torch.testing.assert_close(sum(parts), both)
 
 
-def test_large_scores_stay_finite():
-    inputs = [(1000 * x).detach() for x in draw(0, (1, 2, 4), (1, 9, 4), (9, 4))]
-    assert gather(*inputs).isfinite().all()
+@pytest.mark.parametrize("elements", [2**20, 8], ids=["whole", "slices"])
+def test_large_scores_stay_finite(elements):
+    """Scores of some 10^6, largest in the first slice for some vectors and in the last for others."""
+    slices.ELEMENTS = elements
+    inputs = [(1000 * x).detach() for x in draw(0, (1, 16, 4), (1, 9, 4), (9, 4))]
+    torch.testing.assert_close(gather(*inputs), gather_by_formula(*inputs))

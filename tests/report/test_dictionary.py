@@ -21,20 +21,23 @@ def network(**options: object) -> DynamicDictionaryLearning:
         return DynamicDictionaryLearning("test_convnext", 5, **settings).eval()
 
 
-@pytest.mark.parametrize("entries", [3, 40])
-def test_the_attention_gathers_what_the_network_gathers(entries: int) -> None:
-    """Few entries are read by folded projections, many by plain ones."""
+def test_the_attention_gathers_what_the_definition_gathers() -> None:
     generator = torch.Generator().manual_seed(2)
     read = TokensReadPixels(64)
-    assert read.is_folded(entries) == (entries == 3)
-    query, pixels, code = (
-        torch.randn(*shape, generator=generator) for shape in ((2, entries, 64), (2, 77, 64), (77, 64))
-    )
+    query, key, pixels = (torch.randn(2, number, 64, generator=generator) for number in (3, 77, 77))
     values = read.value(pixels).unflatten(-1, (HEADS, -1))
-    heads = list(head_attention(read, query, pixels, code))
+    heads = list(head_attention(read, query, key))
     gathered = torch.cat([attention @ values[:, :, head] for head, attention in enumerate(heads)], dim=-1)
-    assert heads[0].shape == (2, entries, 77)
-    torch.testing.assert_close(read.output(gathered), read(query, pixels, code), rtol=1e-4, atol=1e-5)
+    assert heads[0].shape == (2, 3, 77)
+    torch.testing.assert_close(read.output(gathered), read(query, key, pixels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("entries", [3, 40])
+def test_attention_is_noted_whichever_way_the_network_goes(entries: int) -> None:
+    """Few entries meet the pixels folded, many by the definition; the report reads each stage once."""
+    net = network(num_entries=entries)
+    assert net.interaction.is_folded(entries) == (entries == 3)
+    assert [attention.shape[0] for attention in read_dictionary(net, IMAGE).attention] == [entries] * 3
 
 
 def test_weights_and_entries_are_those_of_the_network() -> None:
