@@ -14,15 +14,15 @@ from d2ls.memory import keep_freed_memory
 
 kept = keep_freed_memory() if "keep" in sys.argv else None
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):
-    torch.ones(2**22)  # 16 MB, freed at once
+for _ in range(20):
+    torch.ones(10 * 2**20)  # 40 MB, freed at once: more than glibc ever keeps by itself
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc: nothing to set")
 
 
-ALL = 40 * 2**24 // os.sysconf("SC_PAGE_SIZE")
+ALL = 20 * 40 * 2**20 // os.sysconf("SC_PAGE_SIZE")
 
 
 def run(*words, **variables):
