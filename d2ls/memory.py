@@ -1,23 +1,33 @@
-"""How a process on a CPU treats memory that it has freed."""
+"""What a process does with memory that it has freed."""
 
 import ctypes
 import os
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt
+_LARGEST_THRESHOLD = 32 << 20  # the most that every glibc takes
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_memory(most: int | None = None) -> bool:
     """Ask glibc to keep freed memory for the next allocation in the place of returning it to the system.
 
-    A step on a CPU frees and asks for gigabytes in blocks of some megabytes. glibc maps such blocks anew each time, and
-    the system clears each page when it is first touched: on virtual machines that costs more than the arithmetic.
-    The process then stays at its peak of memory until it ends.
+    A training step or a test image on a CPU frees and asks for gigabytes in blocks of some megabytes. glibc maps such
+    blocks anew each time, and the system clears each page when it is first touched: on a virtual machine that can cost
+    more than the arithmetic. The process then stays near its peak of memory until it ends.
+
+    Args:
+        most: bytes that are kept, for processes of which there are many; None keeps all.
 
     Returns:
-        Whether it was asked: not where the C library has no such setting, or where the environment variables MALLOC_*
-        or GLIBC_TUNABLES say what is wanted.
+        Whether it was asked: not where the C library has no such setting (it is not glibc), or where an environment
+        variable MALLOC_* or GLIBC_TUNABLES says what is wanted.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+    if mallopt is None:
+        return False
+    if most is None:
+        settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+    else:
+        settings = {_MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
+    return all([mallopt(parameter, value) for parameter, value in settings.items()])

@@ -1,8 +1,6 @@
 """Loaders whose order and content depend on seed and epoch alone, whatever the number of workers."""
 
-import ctypes
 import signal
-import sys
 from collections.abc import Iterator, Sized
 from typing import Any
 
@@ -13,9 +11,10 @@ from torch.utils.data import DataLoader, Sampler, default_collate
 
 from d2ls.datasets.segmentation import Draw, Sample, SegmentationDataset
 from d2ls.errors import DataError
+from d2ls.memory import keep_freed_memory
 from d2ls.processes import place
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+WORKER_MEMORY = 128 << 20  # bytes that a worker keeps after it has freed them
 GRACE = 60  # seconds that a worker goes on after SIGTERM
 
 
@@ -183,19 +182,9 @@ def _start_worker(_: int) -> None:
     A cluster sends SIGTERM to every process at once: the main one may need a few batches more until it has saved.
     """
     cv2.setNumThreads(0)
-    _keep_memory()
+    # A sample needs some 8 MB in large pieces: their pages took a third of an uncompressed sample's time.
+    keep_freed_memory(WORKER_MEMORY)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
-
-
-def _keep_memory() -> None:
-    """Have this process keep the memory it frees, where its C library is glibc (others lack the function or ignore it).
-
-    A sample needs some 8 MB in large pieces. Given back and asked for anew each time, their pages took a third of an
-    uncompressed sample's time.
-    """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the largest value that it takes
-        mallopt(_M_TRIM_THRESHOLD, 128 << 20)
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from d2ls.datasets.loading import DrawSampler, ShareSampler, collate, evaluation
 from d2ls.datasets.segmentation import Draw, SegmentationDataset
 from d2ls.datasets.transforms import Recipe
 from d2ls.errors import DataError
+from d2ls.memory import keep_freed_memory
 from tests.datasets.folders import SPEC, drawn
 
 RECIPE = Recipe(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
@@ -156,7 +157,7 @@ def test_an_error_in_a_worker_keeps_its_message(tmp_path: Path) -> None:
 def faults(keep: bool, answer: Connection) -> None:
     """Send how many pages are new to this process where 8 MB in two pieces are asked for, used and given back again."""
     if keep:
-        loading._keep_memory()
+        keep_freed_memory(loading.WORKER_MEMORY)
     np.ones(1 << 22, np.uint8)  # the first time all is new
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
