@@ -30,4 +30,4 @@ def keep_freed_memory(most: int | None = None) -> bool:
         settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
     else:
         settings = {_MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
-    return all([mallopt(parameter, value) for parameter, value in settings.items()])
+    return all(mallopt(parameter, value) for parameter, value in settings.items())
