@@ -30,7 +30,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2ls.cli import parser, run_main
 from d2ls.config import load_config
+from d2ls.errors import ConfigError
 from d2ls.losses import D2LSLoss
+from d2ls.memory import keep_freed_memory
 from d2ls.models import DynamicDictionaryLearning
 from tests.naive import NaiveD2LS
 
@@ -120,6 +122,7 @@ def peak_memory(words: Sequence[str], name: str, step: str) -> int:
 
     glibc is told to return what is freed: the holes that it would keep among blocks of some MB are no one's tensors.
     """
+    words = [word for word in words if word != "--keep-memory"]
     command = [sys.executable, __file__, *words, "--memory-of", name, step]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -222,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     command.add_argument("--compile", action="store_true", help="torch.compile the network")
     command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--keep-memory", action="store_true", help="keep freed memory, as train.py does on a CPU")
     command.add_argument("--grow", action="store_true", help="cost over image size and number of entries")
     command.add_argument("--count", action="store_true", help="parameters and multiply-adds of the shipped configs")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
@@ -229,6 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.keep_memory and not keep_freed_memory():
+        raise ConfigError("--keep-memory: this C library has no such setting, or MALLOC_* or GLIBC_TUNABLES is set.")
     if options.memory_of:
         print(added_memory(options))
         return 0

@@ -121,6 +121,29 @@ def test_logits_score_like_their_largest_class() -> None:
         )
 
 
+@few
+@given(
+    st.integers(2, 6), st.sampled_from([255, 6, -100]), st.integers(0, 2**16),
+    st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(0, 255)), max_size=2),
+)  # fmt: skip
+def test_bytes_are_counted_and_refused_as_other_integers_are(
+    classes: int, ignore_index: int, seed: int, put: list[tuple[int, int]]
+) -> None:
+    """Two ways of counting: the same counts, or the same words about the same values and numbers of pixels."""
+    rng = torch.Generator().manual_seed(seed)
+    pair = [torch.randint(0, classes, (1, 5, 7), generator=rng) for _ in range(2)]
+    pair[1][torch.rand(1, 5, 7, generator=rng) < 0.3] = ignore_index % 256
+    for which, value in put:
+        pair[which].view(-1)[value % 35] = value
+    found = []
+    for dtype in (torch.int64, torch.uint8):
+        try:
+            found.append(score(*(x.to(dtype) for x in pair), classes, ignore_index)["confusion"].tolist())
+        except DataError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 def test_nothing_to_score_is_nan() -> None:
     found = score(torch.zeros(1, 2, 2, dtype=torch.long), torch.full((1, 2, 2), 255), 3, 255)
     assert all(math.isnan(found[name]) for name in ("mIoU", "F1", "OA"))

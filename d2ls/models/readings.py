@@ -103,8 +103,8 @@ class _Pass(torch.autograd.Function):
     def backward(ctx: Any, of_result: Tensor | None, of_gathered: Tensor) -> tuple[Tensor | None, ...]:
         pixels, code, queries, result, gathered, total, *rest = ctx.saved_tensors
         tokens, kept = (Tokens(*rest[:5]), rest[5:]) if ctx.with_tokens else (None, rest)
-        of_pixels, of_queries = torch.empty_like(pixels), torch.zeros_like(queries)
-        of_tokens = [torch.zeros_like(x) for x in tokens or ()]
+        of_pixels = torch.empty_like(pixels)
+        of_queries, *of_tokens = (torch.zeros_like(x, dtype=total.dtype) for x in (queries, *(tokens or ())))
         balance = (of_gathered * gathered).sum(dim=-1).unsqueeze(1)  # (B, 1, M)
         last_top = kept[-1]
         for part, (*of_read, weights, top) in zip(ctx.parts, _grouped(kept, len(ctx.parts)), strict=True):
