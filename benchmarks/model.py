@@ -122,7 +122,6 @@ def peak_memory(words: Sequence[str], name: str, step: str) -> int:
 
     glibc is told to return what is freed: the holes that it would keep among blocks of some MB are no one's tensors.
     """
-    words = [word for word in words if word != "--keep-memory"]
     command = [sys.executable, __file__, *words, "--memory-of", name, step]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
@@ -233,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = command.parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.keep_memory and not keep_freed_memory():
+    if options.keep_memory and not options.memory_of and not keep_freed_memory():
         raise ConfigError("--keep-memory: this C library has no such setting, or MALLOC_* or GLIBC_TUNABLES is set.")
     if options.memory_of:
         print(added_memory(options))

@@ -5,6 +5,7 @@ import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt
 _LARGEST_THRESHOLD = 32 << 20  # the most that every glibc takes
+_MAPS = 65536  # blocks that may be mapped: glibc's default, which a parent may have changed
 
 
 def keep_freed_memory(most: int | None = None) -> bool:
@@ -29,5 +30,5 @@ def keep_freed_memory(most: int | None = None) -> bool:
     if most is None:
         settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
     else:
-        settings = {_MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
+        settings = {_MMAP_MAX: _MAPS, _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
     return all(mallopt(parameter, value) for parameter, value in settings.items())

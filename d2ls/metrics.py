@@ -118,7 +118,9 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             raise DataError(f"The mask is of type {mask.dtype}; expected an integer type that holds class indices.")
         predicted = self._classes_of(prediction, mask)
         mask = mask.to(predicted.device)
-        in_bytes = mask.dtype == predicted.dtype == torch.uint8 and mask.device.type == "cpu"
+        in_bytes = (
+            mask.dtype == predicted.dtype == torch.uint8 and mask.device.type == "cpu" and self.num_classes <= 256
+        )
         counts = self._count_bytes(mask, predicted) if in_bytes else self._count(mask, predicted)
         self.confmat += counts.to(self.confmat.device)
 

@@ -33,7 +33,7 @@ def upsample(pixels: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """What `PixelUpsampler` does, with the gains and biases (C/4) of its norm."""
     batch, height, width, channels = pixels.shape
     # Channel (c * 4 + s2) * 4 + s1 belongs to place s1 of the first shuffle and place s2 of the second.
-    cells = pixels.view(-1, channels // 16, 4, 4).permute(0, 3, 2, 1).contiguous()  # (BHW, s1, s2, C/16)
+    cells = pixels.reshape(-1, channels // 16, 4, 4).permute(0, 3, 2, 1).contiguous()  # (BHW, s1, s2, C/16)
     # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its gains.
     gain, bias = (x.unflatten(0, (-1, 4)).T for x in (gain, bias))
     cells = F.gelu(F.gelu(F.layer_norm(cells, cells.shape[-2:], gain, bias, NORM_EPS)))

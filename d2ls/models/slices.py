@@ -59,6 +59,11 @@ def cuts(total: int, length: int) -> Iterator[slice]:
     return (slice(start, min(start + length, total)) for start in range(0, total, length))
 
 
+def sum_of(tensor: Tensor) -> Tensor:
+    """Zeros to which values of a tensor's shape are added up, in float32 at least."""
+    return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+
+
 def autocast_as_now(tensor: Tensor) -> torch.autocast:
     """A context that brings back, in a backward pass, the automatic precision of the forward pass."""
     kind = tensor.device.type
@@ -89,7 +94,7 @@ class _ByRows(torch.autograd.Function):
         pixels, *shared = ctx.saved_tensors
         growth, needed = gradient.shape[2] // pixels.shape[1], ctx.needs_input_grad[1:]
         of_pixels = torch.empty_like(pixels) if needed[0] else None
-        of_shared = [torch.zeros_like(x) if need else None for x, need in zip(shared, needed[1:], strict=True)]
+        of_shared = [sum_of(x) if need else None for x, need in zip(shared, needed[1:], strict=True)]
         for part in ctx.parts:
             leaves = [x.detach().requires_grad_(y) for x, y in zip([pixels[:, part], *shared], needed, strict=True)]
             with torch.enable_grad(), ctx.autocast:

@@ -68,24 +68,24 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
     with ExitStack() as hooks, torch.inference_mode():
         hooks.callback(net.backbone.register_forward_hook(partial(_keep, found, "maps")).remove)
         hooks.callback(net.aggregation.register_forward_hook(partial(_keep, found, "pixels")).remove)
-        for module in net.modules():
-            if isinstance(module, TokensReadPixels):
-                hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
+        if net.interaction is not None:
+            hooks.callback(net.interaction.register_forward_pre_hook(partial(_keep_inputs, found)).remove)
         # Not net(...): that may be compiled, and a compiled graph calls no hooks.
         net.eval().forward(image[None].to(next(net.parameters()).device))
-        deepest, pixels = found["maps"][-1], found["pixels"]
+        deepest = found["maps"][-1]
         named = net.dictionary.num_entries == net.num_classes
         reading = Reading(net.dictionary.kind, net.dictionary.static(deepest)[0].cpu(), named)
         if reading.kind == "dynamic":
             reading.dynamic = net.dictionary.dynamic(deepest)[0].cpu()
             reading.weights = net.dictionary.modulator(deepest)[0].cpu()
-        if net.interaction is not None and net.position is not None:
+        if net.interaction is not None:
             # The definition calls each reading by itself; what it gives is what the forward pass gave.
-            attention.clear()
-            entries = reading.static if reading.dynamic is None else reading.dynamic
-            code = net.position(*pixels.shape[1:3]).to(pixels.dtype)
-            net.interaction.plain(entries[None].to(pixels), pixels.flatten(1, 2), code)
-    reading.attention = [entries.unflatten(-1, pixels.shape[1:3]) for entries in attention]
+            for module in net.interaction.modules():
+                if isinstance(module, TokensReadPixels):
+                    hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
+            net.interaction.plain(*found["inputs"])
+    grid = found["pixels"].shape[1:3]
+    reading.attention = [entries.unflatten(-1, grid) for entries in attention]
     return reading
 
 
@@ -98,6 +98,10 @@ def cosines(entries: Tensor) -> Tensor:
 
 def _keep(found: dict[str, Any], name: str, _: nn.Module, __: Any, output: Any) -> None:
     found[name] = output
+
+
+def _keep_inputs(found: dict[str, Any], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    found["inputs"] = inputs
 
 
 def _attend(found: list[Tensor], read: Attention, inputs: tuple[Tensor, Tensor, Tensor], _: Tensor) -> None:

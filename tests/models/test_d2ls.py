@@ -288,6 +288,20 @@ def test_half_precision_autocast(elements, monkeypatch):
     assert torch.cosine_similarity(gradient, half_gradient, dim=0) > 0.98
 
 
+def test_a_network_wholly_in_half_precision():
+    """Without autocast, as Lightning's bf16-true has it."""
+    torch.manual_seed(0)
+    net = tiny()
+    image = torch.randn(2, 3, 36, 44)
+    expected = net.train()(image).logits
+    net.bfloat16()
+    output = net(image.bfloat16())
+    (output.logits.square().mean() + output.static_logits.square().mean()).backward()
+    assert output.logits.dtype == torch.bfloat16
+    assert (output.logits.float() - expected).abs().max() < 0.1 * max(1.0, expected.abs().max().item())
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"num_entries": 9}, {"head": "conv"}])
 def test_compiles_as_one_graph(options):

@@ -59,6 +59,19 @@ def test_weights_and_entries_are_those_of_the_network() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
+def test_the_readings_see_the_dynamic_entries() -> None:
+    """The last reading of a network without stages, by its definition on the entries that were mixed for the image."""
+    net = network(stages=0)
+    found = {}
+    net.interaction.register_forward_pre_hook(lambda _, inputs: found.update(inputs=inputs))
+    reading = read_dictionary(net, IMAGE)
+    entries, pixels, code = found["inputs"]
+    torch.testing.assert_close(entries[0], reading.dynamic)
+    heads = head_attention(net.interaction.last_read, 2 * reading.dynamic[None], pixels + code)
+    expected = torch.stack([attention[0] for attention in heads]).mean(dim=0).detach()
+    torch.testing.assert_close(reading.attention[0].flatten(1), expected)
+
+
 def test_attention_looks_where_the_network_is_told_to() -> None:
     """With keys that follow the position code alone, the last reading is a function of the place."""
     net = network(stages=0)
