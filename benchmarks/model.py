@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from d2ls.memory import keep_freed_memory
 from d2ls.models import DynamicDictionaryLearning
 from tests.naive import NaiveD2LS
 
+STEPS = ("evaluation", "training")
 CONTENDERS = ("backbone", "network", "naive")
 PUBLISHED = {"vaihingen": 1024, "potsdam": 1024, "loveda": 1024, "uavid": 1152, "grass": 256, "cloud": 512}
 
@@ -93,10 +95,14 @@ class Case:
 
 
 def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median of `repeats` runs each, taking turns, after one that does not count."""
+    """Median of `repeats` runs each, taking turns, after one that does not count.
+
+    Each turn begins with another one: what a run finds in memory and caches depends on the one before it.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
-        for name, run in runs.items():
+        first = turn % len(runs)
+        for name, run in [*list(runs.items())[first:], *list(runs.items())[:first]]:
             case.wait()
             start = time.perf_counter()
             run()
@@ -106,14 +112,13 @@ def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(options: argparse.Namespace, repeats: int, *, training: bool = True, naive: bool = True) -> dict[str, Any]:
-    """Medians in seconds and their ratios."""
+def measure(options: argparse.Namespace, repeats: int, steps: Sequence[str]) -> dict[str, Any]:
+    """Medians in seconds of the contenders in each step, and how far their logits differ."""
     case = Case(options)
-    names = [name for name in CONTENDERS if naive or name != "naive"]
-    result: dict[str, Any] = {"difference": case.check()} if naive else {}
-    result["evaluation"] = median_seconds(case, {n: lambda n=n: case.evaluate(n) for n in names}, repeats)  # type: ignore[misc]
-    if training:
-        result["training"] = median_seconds(case, {n: lambda n=n: case.train(n) for n in names}, repeats)  # type: ignore[misc]
+    result: dict[str, Any] = {"difference": case.check()}
+    for step in steps:
+        run = case.train if step == "training" else case.evaluate
+        result[step] = median_seconds(case, {name: partial(run, name) for name in CONTENDERS}, repeats)
     return result
 
 
@@ -152,12 +157,10 @@ def _status(field: str) -> int:
 
 def report(options: argparse.Namespace, words: Sequence[str], console: Console) -> dict[str, Any]:
     """Time and memory of one case, as tables."""
-    result = measure(options, options.repeats)
+    result = measure(options, options.repeats, options.steps)
     console.print(f"largest difference of logits, relative: {result['difference']:.1e}")
-    result["memory"] = {
-        step: {name: peak_memory(words, name, step) for name in CONTENDERS} for step in ("evaluation", "training")
-    }
-    for step in ("evaluation", "training"):
+    result["memory"] = {step: {name: peak_memory(words, name, step) for name in CONTENDERS} for step in options.steps}
+    for step in options.steps:
         seconds, memory = result[step], result["memory"][step]
         table = Table(title=f"{step}, medians of {options.repeats}", title_justify="left")
         for heading in ("", "seconds", "over backbone", "naive / it", "memory added, GB", "naive / it "):
@@ -181,7 +184,7 @@ def grow(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     rows = []
     for name, value in cases:
         chosen = argparse.Namespace(**{**vars(options), "batch": 1, name: value})
-        seconds = measure(chosen, max(1, options.repeats // 2), training=False)["evaluation"]
+        seconds = measure(chosen, max(1, options.repeats // 2), ["evaluation"])["evaluation"]
         over = (seconds["network"] - seconds["backbone"]) / seconds["backbone"]
         table.add_row(f"{name} {value}", *(f"{seconds[n]:.3f}" for n in CONTENDERS), f"{over:.2f}")
         rows.append({name: value, **seconds})
@@ -219,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--backbone", default="convnext_tiny", help="timm model name")
     for name, default in (("size", 512), ("batch", 2), ("classes", 7), ("stages", 3), ("repeats", 5)):
         command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    command.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS, help="default: both")
     command.add_argument("--entries", type=int, help="dictionary entries; default: classes")
     command.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
