@@ -39,7 +39,11 @@ from tests.naive import NaiveD2LS
 
 STEPS = ("evaluation", "training")
 CONTENDERS = ("backbone", "network", "naive")
-PUBLISHED = {"vaihingen": 1024, "potsdam": 1024, "loveda": 1024, "uavid": 1152, "grass": 256, "cloud": 512}
+PUBLISHED = {
+    "vaihingen": (1024, 1024), "potsdam": (1024, 1024), "loveda": (1024, 1024), "uavid": (1152, 1024),
+    "grass": (256, 256), "cloud": (512, 512),
+}  # fmt: skip
+"""Height and width of the images, or windows, that are tested."""
 
 
 class Case:
@@ -202,17 +206,18 @@ def count(console: Console) -> dict[str, Any]:
         config = Path(__file__).resolve().parents[1] / "config" / name / "d2ls.py"
         net = load_config(config, {"pretrained": False}).net.eval()
         millions = sum(p.numel() for p in net.parameters()) / 1e6
-        small, large = (_multiply_adds(net, side) / 1e9 for side in (256, size))
-        table.add_row(name, f"{millions:.2f}", f"{small:.1f}", str(size), f"{large:.1f}")
-        result[name] = {"parameters": millions * 1e6, "256": small * 1e9, str(size): large * 1e9}
+        small, large = (_multiply_adds(net, *sides) / 1e9 for sides in ((256, 256), size))
+        name_of_size = "{} x {}".format(*size)
+        table.add_row(name, f"{millions:.2f}", f"{small:.1f}", name_of_size, f"{large:.1f}")
+        result[name] = {"parameters": millions * 1e6, "256": small * 1e9, name_of_size: large * 1e9}
     console.print(table)
     return result
 
 
-def _multiply_adds(net: nn.Module, side: int) -> int:
+def _multiply_adds(net: nn.Module, height: int, width: int) -> int:
     counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), counter:
-        net(torch.zeros(1, 3, side, side))
+    with torch.no_grad(), counter:
+        net(torch.zeros(1, 3, height, width))
     return int(counter.get_total_flops() // 2)
 
 
