@@ -1,6 +1,8 @@
 """Dynamic dictionary learning for segmentation (ICCV 2025, arXiv 2503.06683), from image to logits."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -10,12 +12,12 @@ from torch import Tensor, nn
 from d2ls.errors import ConfigError
 from d2ls.models.aggregation import Aggregation
 from d2ls.models.backbone import Backbone
+from d2ls.models.bands import in_bands
 from d2ls.models.dictionary import Dictionary, DictionaryKind
 from d2ls.models.head import ConvHead, DictionaryHead
 from d2ls.models.interaction import Interaction
 from d2ls.models.position import PositionCode
 from d2ls.models.readings import HEADS
-from d2ls.models.slices import by_images
 
 
 @dataclass
@@ -140,27 +142,30 @@ class DynamicDictionaryLearning(nn.Module):
         """The decoder on the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
         if self.dictionary is None:
             return D2LSOutput(self.head(pixels))
-        if self.dictionary.kind != "dynamic":
-            return D2LSOutput(self._decode(self.dictionary.static(deepest), pixels))
-        dynamic = self.dictionary.dynamic(deepest)  # (B, N, C)
-        logits = self._decode(dynamic, pixels)
-        if not self.training:
-            return D2LSOutput(logits)
-        return D2LSOutput(logits, self._decode(self.dictionary.static(deepest), pixels), dynamic)
-
-    def _decode(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Logits at full resolution of dictionaries (B, N, C) and aggregated maps (B, H/4, W/4, C)."""
         if torch.is_autocast_enabled(kind := pixels.device.type):  # every product would round them anyway
             pixels = pixels.to(torch.get_autocast_dtype(kind))
         code = None if self.position is None else self.position(*pixels.shape[1:3]).to(pixels.dtype)
-        return by_images(lambda entries, image: self._interact(entries, image, code), tokens, pixels)
+        decode = partial(self._decode, images=in_bands(pixels), code=code)
+        if self.dictionary.kind != "dynamic":
+            return D2LSOutput(decode(self.dictionary.static(deepest)))
+        dynamic = self.dictionary.dynamic(deepest)  # (B, N, C)
+        logits = decode(dynamic)
+        if not self.training:
+            return D2LSOutput(logits)
+        return D2LSOutput(logits, decode(self.dictionary.static(deepest)), dynamic)
 
-    def _interact(self, tokens: Tensor, pixels: Tensor, code: Tensor | None) -> Tensor:
-        """`_decode`, with the position code (H/4 * W/4, C) of the pixels."""
+    def _decode(self, tokens: Tensor, images: Sequence[Sequence[Tensor]], code: Tensor | None) -> Tensor:
+        """Logits at full resolution of dictionaries (B, N, C) and the aggregated maps `in_bands`."""
+        each = tokens.split(len(tokens) // len(images))
+        logits = [self._interact(entries, bands, code) for entries, bands in zip(each, images, strict=True)]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+    def _interact(self, tokens: Tensor, bands: Sequence[Tensor], code: Tensor | None) -> Tensor:
+        """`_decode` of images that are taken together; the position code is (H/4 * W/4, C)."""
         if self.interaction is not None and code is not None:
-            tokens, flat = self.interaction(tokens, pixels.flatten(1, 2), code)
-            pixels = flat.view_as(pixels)
-        return self.head(tokens, pixels)
+            tokens, pixels = self.interaction(tokens, [band.flatten(1, 2) for band in bands], code)
+            bands = [flat.view_as(band) for flat, band in zip(pixels, bands, strict=True)]
+        return self.head(tokens, bands)
 
 
 def _pad(image: Tensor, step: int, smallest: int) -> Tensor:

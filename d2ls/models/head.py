@@ -5,10 +5,12 @@ a LayerNorm and a GELU after the first and a GELU after the second. All of these
 alone, so here they run on the cells, channels last, and each full-resolution pixel moves to its place once, at the end.
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2ls.models.slices import by_rows
+from d2ls.models.bands import by_bands
 
 NORM_EPS = 1e-6
 
@@ -58,13 +60,13 @@ class DictionaryHead(nn.Module):
         )
         self.entries_to_classes = nn.Linear(num_entries, num_classes) if num_entries != num_classes else None
 
-    def forward(self, tokens: Tensor, pixels: Tensor) -> Tensor:
-        """Logits (B, K, 4 H, 4 W) of tokens (B, N, C) and pixels (B, H, W, C)."""
+    def forward(self, tokens: Tensor, bands: Sequence[Tensor]) -> Tensor:
+        """Logits (B, K, 4 H, 4 W) of tokens (B, N, C) and pixels in bands of rows, (B, h, W, C) each."""
         classes = self.token_mlp(tokens)  # (B, N, C/16)
         if self.entries_to_classes is not None:
             classes = self.entries_to_classes(classes.transpose(1, 2)).transpose(1, 2)  # (B, K, C/16)
         norm = self.upsampler.norm
-        return by_rows(_products, pixels, classes, norm.weight, norm.bias)
+        return by_bands(_products, bands, classes, norm.weight, norm.bias)
 
 
 def _products(pixels: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:

@@ -117,32 +117,35 @@ class Interaction(nn.Module):
         self.last_read = TokensReadPixels(width)
         self.last_norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, pixels: Sequence[Tensor], code: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """Let dictionary entries and pixels attend to each other.
 
         Args:
             tokens: dictionary entries, (B, N, C); they are their own position code too.
-            pixels: aggregated map, flattened, (B, HW, C).
-            code: position code of the pixels, (HW, C).
+            pixels: aggregated map, flattened and cut, (B, S, C) each.
+            code: position code of all pixels, (HW, C).
 
         Returns:
-            Tokens (B, N, C) and pixels (B, HW, C), both layer-normalised.
+            Tokens (B, N, C) and pixels (B, S, C) each, all layer-normalised.
         """
-        return (self.folded if self.is_folded(tokens.shape[1]) else self.plain)(tokens, pixels, code)
+        if self.is_folded(tokens.shape[1]):
+            return self.folded(tokens, pixels, code)
+        tokens, whole = self.plain(tokens, torch.cat(list(pixels), dim=1), code)
+        return tokens, whole.split([part.shape[1] for part in pixels], dim=1)
 
     def is_folded(self, num_tokens: int) -> bool:
         """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""
         return num_tokens * HEADS <= self.last_read.query.out_features
 
     def plain(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` by the definition, and the faster way once entries are many."""
+        """`forward` on the map in one piece by the definition, and the faster way once entries are many."""
         t, p, t0 = tokens, pixels, tokens
         for stage in self.stages:
             t = stage.token_norm(t + stage.tokens_read(t + t0, p + code, p))
             p = stage.pixels_read.norm(p + stage.pixels_read(p + code, t + t0, t))
         return self.last_norm(t + self.last_read(t + t0, p + code, p)), p
 
-    def folded(self, tokens: Tensor, pixels: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    def folded(self, tokens: Tensor, pixels: Sequence[Tensor], code: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """`forward` in one pass over the pixels for each stage: they read, and the next reading gathers from them."""
         t, p, t0 = tokens, pixels, tokens
         readers = [stage.tokens_read for stage in self.stages] + [self.last_read]

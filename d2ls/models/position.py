@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from d2ls.models.slices import on_cpu
+from d2ls.models.bands import on_cpu
 
 
 class PositionCode(nn.Module):

@@ -1,9 +1,9 @@
 """The large part of the attentions between entries and pixels: few vectors per head meet all pixels of a map.
 
 A map at stride 4 is far larger than a CPU's caches, and passing over it costs as much as the arithmetic. So pixels that
-have read the entries are gathered from at once, by slices, with written-out gradients: of all that is as large as the
-pixels, only what they have become is ever whole, and for a gradient the attention. Scores lie pixel by pixel,
-(B, HW, M) for M = N * HEADS vectors: with the pixels as rows, products run at twice the speed on a CPU, and a softmax
+have read the entries are gathered from at once, band by band, with written-out gradients: of all that is as large as
+the pixels, only what they have become is kept, and for a gradient the attention. Scores lie pixel by pixel,
+(B, S, M) for M = N * HEADS vectors: with the pixels as rows, products run at twice the speed on a CPU, and a softmax
 over the N tokens of each head works on HEADS neighbours at once.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2ls.models.slices import autocast_as_now, cuts, slice_length, sum_of
+from d2ls.models.bands import autocast_as_now, sum_of
 
 HEADS = 8
 NORM_EPS = 1e-5
@@ -39,26 +39,36 @@ class Tokens(NamedTuple):
     bias: Tensor
 
 
-def gather(queries: Tensor, pixels: Tensor, code: Tensor) -> Tensor:
-    """softmax over pixels of queries . (pixels + code), times pixels: (B, M, C), (B, HW, C), (HW, C) -> (B, M, C).
+def gather(queries: Tensor, pixels: Sequence[Tensor], code: Tensor) -> Tensor:
+    """softmax over all pixels of queries . (pixels + code), times pixels. No gradient goes to the code.
 
-    No gradient goes to the code.
+    Args:
+        queries: (B, M, C).
+        pixels: (B, S, C) each, HW together.
+        code: (HW, C).
+
+    Returns:
+        (B, M, C).
     """
     if torch.compiler.is_compiling():
-        return (queries @ (pixels + code).mT).softmax(dim=-1) @ pixels
-    gathered: Tensor = _Pass.apply(torch.is_grad_enabled(), pixels, code, queries)[1]
+        whole = torch.cat(list(pixels), dim=1)
+        return (queries @ (whole + code).mT).softmax(dim=-1) @ whole
+    gathered: Tensor = _Pass.apply(torch.is_grad_enabled(), code, queries, None, *pixels)[0]
     return gathered
 
 
-def read_and_gather(pixels: Tensor, code: Tensor, tokens: Tokens, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """What the pixels become by reading the tokens, (B, HW, C), and `gather` from that, (B, M, C)."""
+def read_and_gather(
+    pixels: Sequence[Tensor], code: Tensor, tokens: Tokens, queries: Tensor
+) -> tuple[Sequence[Tensor], Tensor]:
+    """What the pixels become by reading the tokens, (B, S, C) each, and `gather` from that, (B, M, C)."""
     if torch.compiler.is_compiling():
         keys, constant, values, gain, bias = tokens
-        total = pixels + _over_tokens((pixels + code) @ keys.mT + constant) @ values
-        pixels = F.layer_norm(total, gain.shape, gain, bias)
+        whole = torch.cat(list(pixels), dim=1)
+        total = whole + _over_tokens((whole + code) @ keys.mT + constant) @ values
+        pixels = [F.layer_norm(total, gain.shape, gain, bias)]
         return pixels, gather(queries, pixels, code)
-    result: tuple[Tensor, Tensor] = _Pass.apply(torch.is_grad_enabled(), pixels, code, queries, *tokens)
-    return result
+    gathered, *result = _Pass.apply(torch.is_grad_enabled(), code, queries, *tokens, *pixels)
+    return result, gathered
 
 
 def _over_tokens(scores: Tensor) -> Tensor:
@@ -67,27 +77,24 @@ def _over_tokens(scores: Tensor) -> Tensor:
 
 
 class _Pass(torch.autograd.Function):
-    """One pass over the pixels, slice by slice: `gather` (without tokens) or `read_and_gather`.
+    """One pass over the pixels, band by band: `gather` (without tokens) or `read_and_gather`.
 
-    The softmax over all pixels is kept as it runs: a slice's weights are exp(scores - top) with the largest score so
-    far; once the last slice has told the largest of all and the sum, `share` turns them into attention.
+    The softmax over all pixels is kept as it runs: a band's weights are exp(scores - top) with the largest score so
+    far; once the last band has told the largest of all and the sum, `share` turns them into attention.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, keep: bool, pixels: Tensor, code: Tensor, queries: Tensor, *tokens: Tensor
-    ) -> tuple[Any, Tensor]:
-        parts = list(cuts(len(code), slice_length(pixels)))
-        result = torch.empty_like(pixels) if tokens else pixels
+    def forward(ctx: Any, keep: bool, code: Tensor, queries: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+        tokens, pixels = _apart(rest)
+        result: list[Tensor] = []
         kept: list[Tensor] = []
         top, total, gathered = queries.new_tensor(-torch.inf), queries.new_zeros(()), sum_of(queries)
-        for part in parts:
-            p = pixels[:, part]
-            if tokens:
-                result[:, part], *more = _read(p, code[part], Tokens(*tokens))
+        for p, e in zip(pixels, _codes(code, pixels), strict=True):
+            if tokens is not None:
+                p, *more = _read(p, e, tokens)  # noqa: PLW2901
+                result.append(p)
                 kept += more if keep else []
-                p = result[:, part]
-            scores = _product(p + code[part], queries.mT).to(gathered.dtype)
+            scores = _product(p + e, queries.mT).to(gathered.dtype)
             before, top = top, torch.maximum(top, _largest(scores))  # (B, 1, M)
             weights = scores.sub_(top).exp_()
             shrink = (before - top).exp_()
@@ -96,48 +103,60 @@ class _Pass(torch.autograd.Function):
             gathered = gathered * shrink.mT + _product(weights.mT, p)
             kept += [weights, top] if keep else []
         gathered = gathered / total.mT
-        ctx.save_for_backward(pixels, code, queries, result, gathered, total, *tokens, *kept)
-        ctx.parts, ctx.with_tokens, ctx.autocast = parts, bool(tokens), autocast_as_now(pixels)
-        return result if tokens else None, gathered.to(queries.dtype)
+        ctx.save_for_backward(code, queries, *rest, *result, gathered, total, *kept)
+        ctx.number, ctx.autocast = len(rest), autocast_as_now(code)
+        return gathered.to(queries.dtype), *result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_result: Tensor | None, of_gathered: Tensor) -> tuple[Tensor | None, ...]:
-        pixels, code, queries, result, gathered, total, *rest = ctx.saved_tensors
-        tokens, kept = (Tokens(*rest[:5]), rest[5:]) if ctx.with_tokens else (None, rest)
-        of_pixels = torch.empty_like(pixels)
+    def backward(ctx: Any, of_gathered: Tensor, *of_result: Tensor) -> tuple[Tensor | None, ...]:
+        code, queries, *saved = ctx.saved_tensors
+        (tokens, pixels), saved = _apart(saved[: ctx.number]), saved[ctx.number :]
+        result, (gathered, total, *kept) = saved[: len(of_result)], saved[len(of_result) :]
+        of_pixels: list[Tensor] = []
         of_queries, *of_tokens = (sum_of(x) for x in (queries, *(tokens or ())))
         balance = (of_gathered * gathered).sum(dim=-1).unsqueeze(1)  # (B, 1, M)
         last_top = kept[-1]
-        for part, (*of_read, weights, top) in zip(ctx.parts, _grouped(kept, len(ctx.parts)), strict=True):
+        bands = zip(pixels, _codes(code, pixels), result or pixels, _grouped(kept, len(pixels)), strict=True)
+        for band, (before, e, p, (*of_read, weights, top)) in enumerate(bands):
             with ctx.autocast:
                 share = (top - last_top).exp_() / total
-                p, wanted = result[:, part], (share.mT * of_gathered).to(pixels.dtype)
+                wanted = (share.mT * of_gathered).to(p.dtype)
                 # The gradient of attention A's scores is A * (p . g - rowsum(g * o)), of gathered o and its gradient g.
-                of_scores = _product(p, wanted.mT, plus=(-balance * share).to(p.dtype)) * weights
-                of_queries += _product(of_scores.mT, p + code[part])
-                of_p = _product(weights, wanted, plus=None if of_result is None else of_result[:, part])
-                of_p = _product(of_scores, queries, plus=of_p)
+                of_scores = _product(p, wanted.mT, plus=(-balance * share).to(p.dtype)).mul_(weights)
+                of_queries += _product(of_scores.mT, p + e)
+                of_p = _product(weights, wanted, plus=of_result[band] if of_result else None)
+                of_p = _add_product(of_p, of_scores, queries)
                 if tokens is not None:
-                    of_p, *more = _read_backward(pixels[:, part], code[part], tokens, of_p, *of_read)
+                    of_p, *more = _read_backward(before, e, tokens, of_p, *of_read)
                     for whole, value in zip(of_tokens, more, strict=True):
                         whole += value  # noqa: PLW2901  (in place)
-                of_pixels[:, part] = of_p
-        return None, of_pixels, None, of_queries, *of_tokens
+                of_pixels.append(of_p)
+        return None, None, of_queries, *(of_tokens or [None]), *of_pixels
+
+
+def _apart(rest: Sequence[Any]) -> tuple[Tokens | None, Sequence[Tensor]]:
+    """Tokens, or None, and the bands of pixels behind them."""
+    return (None, rest[1:]) if rest[0] is None else (Tokens(*rest[:5]), rest[5:])
+
+
+def _codes(code: Tensor, pixels: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The codes (S, C) of each band of pixels."""
+    return code.split([p.shape[1] for p in pixels])
 
 
 def _read(p: Tensor, code: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a slice of pixels (B, S, C) becomes; its attention (B, S, N * HEADS) and the statistics of the norm."""
+    """What a band of pixels (B, S, C) becomes; its attention (B, S, N * HEADS) and the statistics of the norm."""
     attention = _over_tokens(_product(p + code, tokens.keys.mT, plus=tokens.constant))
     total = _product(attention, tokens.values, plus=p).to(tokens.gain.dtype)  # norms keep their own precision
     result, mean, deviation = torch.native_layer_norm(total, tokens.gain.shape, tokens.gain, tokens.bias, NORM_EPS)
-    return result, attention, mean, deviation
+    return result.to(p.dtype), attention, mean, deviation
 
 
 def _read_backward(
     p: Tensor, code: Tensor, tokens: Tokens, gradient: Tensor, attention: Tensor, mean: Tensor, deviation: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of a slice of pixels and, as far as this slice goes, of the tokens, from that of its `_read`.
+    """Gradients of a band of pixels and, as far as this band goes, of the tokens, from that of its `_read`.
 
     With g the gradient of the sum that is normalised, the scores' gradient is
     A * (g . values - the sum over the tokens of A * g . values).
@@ -148,13 +167,13 @@ def _read_backward(
         gradient.to(gain.dtype), total, gain.shape, mean, deviation, gain, bias, [True, True, True]
     )
     of_total = of_total.to(p.dtype)
-    weighted = _product(of_total, tokens.values.mT) * attention
-    by_head = weighted.unflatten(-1, (-1, HEADS)).sum(dim=-2, keepdim=True)
-    of_scores = weighted - (attention.unflatten(-1, (-1, HEADS)) * by_head).flatten(-2)
+    of_values = _product(attention.mT, of_total)
+    weighted = _product(of_total, tokens.values.mT).mul_(attention)
+    weighted, attention = (x.unflatten(-1, (-1, HEADS)) for x in (weighted, attention))
+    of_scores = weighted.addcmul_(attention, weighted.sum(dim=-2, keepdim=True), value=-1).flatten(-2)
     return (
-        _product(of_scores, tokens.keys, plus=of_total),
-        _product(of_scores.mT, p + code), of_scores.sum(dim=1, keepdim=True), _product(attention.mT, of_total),
-        of_gain, of_bias,
+        _add_product(of_total, of_scores, tokens.keys),
+        _product(of_scores.mT, p + code), of_scores.sum(dim=1, keepdim=True), of_values, of_gain, of_bias,
     )  # fmt: skip
 
 
@@ -176,3 +195,12 @@ def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
     if len(a) == 1:
         return (a[0] @ b[0] if plus is None else torch.addmm(plus[0], a[0], b[0])).unsqueeze(0)
     return a @ b if plus is None else torch.baddbmm(plus, a, b)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total += a @ b, in place and in the precision of the total."""
+    a, b = a.to(total.dtype), b.to(total.dtype)
+    if len(a) == 1:
+        total[0].addmm_(a[0], b[0])
+        return total
+    return total.baddbmm_(a, b)

@@ -83,7 +83,8 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
             for module in net.interaction.modules():
                 if isinstance(module, TokensReadPixels):
                     hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
-            net.interaction.plain(*found["inputs"])
+            tokens, pixels, code = found["inputs"]
+            net.interaction.plain(tokens, torch.cat(list(pixels), dim=1), code)
     grid = found["pixels"].shape[1:3]
     reading.attention = [entries.unflatten(-1, grid) for entries in attention]
     return reading

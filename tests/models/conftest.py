@@ -2,12 +2,12 @@
 
 import pytest
 
-from d2ls.models import slices
+from d2ls.models import bands
 
 
 @pytest.fixture(autouse=True)
-def slices_as_before():
-    """Tests may choose the size of slices, hypothesis several in one test."""
-    elements = slices.ELEMENTS
+def bands_as_before():
+    """Tests may choose the size of bands, hypothesis several in one test."""
+    elements = bands.ELEMENTS
     yield
-    slices.ELEMENTS = elements
+    bands.ELEMENTS = elements

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ls.errors import ConfigError
-from d2ls.models import DynamicDictionaryLearning, slices
+from d2ls.models import DynamicDictionaryLearning, bands
 from tests.naive import NaiveD2LS
 
 KINDS = ("dynamic", "static", "ones", "zeros")
@@ -266,10 +266,10 @@ def test_copies(clone):
         assert torch.equal(again(image), expected)
 
 
-@pytest.mark.parametrize("elements", [2**9, 2**20], ids=["slices", "whole"])
+@pytest.mark.parametrize("elements", [2**9, 2**20], ids=["bands", "whole"])
 def test_half_precision_autocast(elements, monkeypatch):
     """Outputs within bfloat16's eight bits or so, and gradients that point the same way."""
-    monkeypatch.setattr(slices, "ELEMENTS", elements)
+    monkeypatch.setattr(bands, "ELEMENTS", elements)
     torch.manual_seed(0)
     net = tiny()
     image = torch.randn(2, 3, 36, 44)

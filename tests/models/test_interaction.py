@@ -1,12 +1,13 @@
 """The folded attentions against the plain ones, and those against PyTorch's own module."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2ls.models import slices
 from d2ls.models.interaction import Attention, Interaction
 from d2ls.models.readings import HEADS
 
@@ -19,10 +20,15 @@ problems = given(
 )
 
 
+def in_pieces(way, size, tokens, pixels, code):
+    tokens, pieces = way(tokens, pixels.split(size, dim=1), code)
+    return tokens, torch.cat(list(pieces), dim=1)
+
+
 @settings(max_examples=30, deadline=None)
 @problems
 def test_folded_is_plain(tokens, pixels, batch, stages, seed):
-    """Outputs and gradients: in one slice of pixels and in several, and by the definition."""
+    """Outputs and gradients: of pixels in one piece and in several, and by the definition."""
     torch.manual_seed(seed)
     part = Interaction(64, stages).double()
     for parameter in part.parameters():
@@ -31,8 +37,7 @@ def test_folded_is_plain(tokens, pixels, batch, stages, seed):
     t, p, e = (torch.randn(*shape, 64).double() for shape in shapes)
     inputs = [t.requires_grad_(), p.requires_grad_()]
     results = []
-    for way, elements in ((part.folded, 2**20), (part.folded, 2**9), (part.plain, 2**20)):
-        slices.ELEMENTS = elements
+    for way in (partial(in_pieces, part.folded, pixels), partial(in_pieces, part.folded, 7), part.plain):
         outputs = way(t, p, e)
         total = sum((x * torch.linspace(-1, 1, x.numel()).to(x).view_as(x)).sum() for x in outputs)
         results.append([*outputs, *torch.autograd.grad(total, [*inputs, *part.parameters()])])
@@ -87,7 +92,7 @@ def test_order_of_the_interaction(stages, tokens):
         t = stage.token_norm(t + stage.tokens_read(t + t0, p + e, p))
         p = stage.pixels_read.norm(p + stage.pixels_read(p + e, t + t0, t))
     t = part.last_norm(t + part.last_read(t + t0, p + e, p))
-    found_t, found_p = part(t0, p0, e)
+    found_t, found_p = in_pieces(part, 4, t0, p0, e)
     torch.testing.assert_close(found_t, t)
     torch.testing.assert_close(found_p, p)
     assert part.last_norm.eps == 1e-5
@@ -98,7 +103,7 @@ def test_tokens_are_not_told_apart_by_their_place():
     part = Interaction(64, 2).double()
     tokens, pixels, code = torch.randn(1, 4, 64).double(), torch.randn(1, 9, 64).double(), torch.randn(9, 64).double()
     order = [2, 0, 3, 1]
-    t, p = part(tokens, pixels, code)
-    moved_t, moved_p = part(tokens[:, order], pixels, code)
+    t, p = in_pieces(part, 4, tokens, pixels, code)
+    moved_t, moved_p = in_pieces(part, 4, tokens[:, order], pixels, code)
     torch.testing.assert_close(moved_t, t[:, order])
     torch.testing.assert_close(moved_p, p)
