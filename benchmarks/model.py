@@ -5,8 +5,9 @@
     python benchmarks/model.py --grow                              cost over image size and number of entries
     python benchmarks/model.py --count                             parameters and multiply-adds of the shipped configs
 
-Three contenders take turns in one process: the backbone alone (the limit), the network, and the transcription in
-tests/naive.py with the same weights, whose outputs are compared first. Peak memory is that of a fresh process for each.
+Three contenders take turns in one process: the backbone alone (the limit), the network with its loss, and the
+transcription of both in tests/naive.py with the same weights, whose outputs are compared first. Peak memory is that of
+a fresh process for each.
 """
 
 import argparse
@@ -35,10 +36,11 @@ from d2ls.errors import ConfigError
 from d2ls.losses import D2LSLoss
 from d2ls.memory import keep_freed_memory
 from d2ls.models import DynamicDictionaryLearning
-from tests.naive import NaiveD2LS
+from tests.naive import NaiveD2LS, naive_loss
 
 STEPS = ("evaluation", "training")
 CONTENDERS = ("backbone", "network", "naive")
+IGNORE = 255
 PUBLISHED = {
     "vaihingen": (1024, 1024), "potsdam": (1024, 1024), "loveda": (1024, 1024), "uavid": (1152, 1024),
     "grass": (256, 256), "cloud": (512, 512),
@@ -65,27 +67,32 @@ class Case:
         shape = (options.batch, 3, options.size, options.size)
         self.image = torch.randn(shape, device=self.device)
         self.mask = torch.randint(0, options.classes, (shape[0], *shape[2:]), device=self.device)
-        self.loss = D2LSLoss(ignore_index=255)
+        loss = D2LSLoss(ignore_index=IGNORE)
+        self.losses: dict[str, Callable[[Any], torch.Tensor]] = {
+            "backbone": lambda maps: torch.stack([level.float().mean() for level in maps]).sum(),
+            "network": lambda output: loss(output, self.mask)["loss"],
+            "naive": lambda output: naive_loss(output, self.mask, IGNORE),
+        }
 
     def evaluate(self, name: str) -> Any:
         """One evaluation."""
         with torch.inference_mode(), self._autocast():
             return self.modules[name].eval()(self.image)
 
-    def train(self, name: str) -> None:
-        """One training step: forward, loss, backward. The backbone alone stands in with the sum of its maps."""
+    def train(self, name: str) -> torch.Tensor:
+        """The loss of one training step: forward, loss, backward. For the backbone, of the sum of its maps' means."""
         module = self.modules[name].train()
         self.net.zero_grad(set_to_none=True)
         with self._autocast():
             output = module(self.image)
-        if name == "backbone":
-            torch.stack([level.float().mean() for level in output]).sum().backward()
-        else:
-            self.loss(output, self.mask)["loss"].backward()
+        loss = self.losses[name](output)
+        loss.backward()
+        return loss.detach()
 
-    def check(self) -> float:
-        """Largest difference between the logits of network and transcription, relative to the largest logit."""
-        ours, plain = self.evaluate("network").float(), self.evaluate("naive").float()
+    def check(self, step: str) -> float:
+        """Largest difference between the logits, or losses, of network and transcription, relative to the largest."""
+        run = self.train if step == "training" else self.evaluate
+        ours, plain = run("network").float(), run("naive").float()
         return float((ours - plain).abs().max() / plain.abs().max())
 
     def _autocast(self) -> Any:
@@ -117,9 +124,9 @@ def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int)
 
 
 def measure(options: argparse.Namespace, repeats: int, steps: Sequence[str]) -> dict[str, Any]:
-    """Medians in seconds of the contenders in each step, and how far their logits differ."""
+    """Medians in seconds of the contenders in each step, and how far their logits, or losses, differ."""
     case = Case(options)
-    result: dict[str, Any] = {"difference": case.check()}
+    result: dict[str, Any] = {"difference": {step: case.check(step) for step in steps}}
     for step in steps:
         run = case.train if step == "training" else case.evaluate
         result[step] = median_seconds(case, {name: partial(run, name) for name in CONTENDERS}, repeats)
@@ -162,7 +169,9 @@ def _status(field: str) -> int:
 def report(options: argparse.Namespace, words: Sequence[str], console: Console) -> dict[str, Any]:
     """Time and memory of one case, as tables."""
     result = measure(options, options.repeats, options.steps)
-    console.print(f"largest difference of logits, relative: {result['difference']:.1e}")
+    for step, difference in result["difference"].items():
+        of = "losses" if step == "training" else "logits"
+        console.print(f"largest difference of {of}, relative: {difference:.1e}")
     result["memory"] = {step: {name: peak_memory(words, name, step) for name in CONTENDERS} for step in options.steps}
     for step in options.steps:
         seconds, memory = result[step], result["memory"][step]

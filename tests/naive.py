@@ -3,11 +3,12 @@
 It shares the parameters of a DynamicDictionaryLearning and none of its code, so that both can be compared, gradients
 included, and timed against each other. Nothing is rewritten: every level is projected and then resized, the maps are
 concatenated, every pixel is projected to queries, keys and values, the softmax is spelt out, the decoder runs once
-for each dictionary.
+for each dictionary, and the losses one-hot encode the mask.
 """
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -170,3 +171,43 @@ class NaiveD2LS(nn.Module):
     def conv_head(self, pixels: Tensor) -> Tensor:
         classify = self.net.head.classify
         return F.conv2d(self.upsample(pixels), classify.weight[:, :, None, None], classify.bias)
+
+
+# Losses
+
+
+def naive_loss(output: Any, mask: Tensor, ignore_index: int) -> Tensor:
+    """The training objective with its weights: main, auxiliary and contrastive term."""
+    total = soft_cross_entropy(output.logits, mask, ignore_index) + dice(output.logits, mask, ignore_index)
+    if output.static_logits is not None:
+        total = total + 0.4 * soft_cross_entropy(output.static_logits, mask, ignore_index)
+    if output.dictionary is not None:
+        total = total + contrastive(output.dictionary)
+    return total
+
+
+def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+    log_p = F.log_softmax(logits, dim=1)
+    ignored = (mask == ignore_index).unsqueeze(1)
+    nll = -log_p.gather(1, mask.unsqueeze(1).masked_fill(ignored, 0)).masked_fill(ignored, 0)
+    smooth = -log_p.sum(dim=1, keepdim=True).masked_fill(ignored, 0)
+    return (1 - 0.05) * nll.mean() + 0.05 / logits.shape[1] * smooth.mean()
+
+
+def dice(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+    classes = logits.shape[1]
+    kept = (mask != ignore_index).unsqueeze(1)
+    p = torch.softmax(logits, dim=1) * kept
+    truth = F.one_hot(mask.masked_fill(mask == ignore_index, 0), classes).permute(0, 3, 1, 2) * kept
+    overlap, sizes = (p * truth).sum(dim=(0, 2, 3)), (p + truth).sum(dim=(0, 2, 3))
+    scores = (2 * overlap + 0.05) / (sizes + 0.05).clamp(min=1e-7)
+    return ((1 - scores) * (truth.sum(dim=(0, 2, 3)) > 0)).mean()
+
+
+def contrastive(dictionary: Tensor) -> Tensor:
+    if len(dictionary) == 1:
+        return dictionary.sum() * 0
+    means = dictionary.mean(dim=0)
+    intra = (dictionary - means).square().sum(dim=-1).mean()
+    first, second = torch.triu_indices(len(means), len(means), offset=1)
+    return intra / ((means[first] - means[second]).square().sum(dim=-1).mean() + 1e-6)

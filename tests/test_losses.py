@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from d2ls.errors import ConfigError, DataError
 from d2ls.losses import D2LSLoss, contrastive_loss, soft_cross_entropy, soft_cross_entropy_and_dice
+from tests.naive import naive_loss
 from tests.parity import cases
 
 SHIPPED = json.loads((Path(__file__).parent / "parity" / "losses.json").read_text())
@@ -112,6 +113,28 @@ def test_cross_entropy_alone_is_the_same_as_beside_dice(batch: tuple[Tensor, Ten
     naive = naive_cross_entropy(logits, mask, ignore_index)
     torch.testing.assert_close(alone, naive, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradient(alone, logits), gradient(naive, logits), rtol=1e-9, atol=1e-12)
+
+
+@few
+@given(batches(), st.integers(2, 4), st.integers(0, 2**32 - 1))
+def test_the_whole_objective_is_the_plain_transcription(
+    batch: tuple[Tensor, Tensor, int], entries: int, seed: int
+) -> None:
+    """Whole tensors, in the order of the text: what the benchmark of the network compares with."""
+    logits, mask, ignore_index = batch
+    assume((mask != ignore_index).any())  # without a label nothing is learnt, whatever the dictionary
+    rng = np.random.default_rng(seed)
+    output = Output(
+        logits.requires_grad_(),
+        torch.tensor(rng.standard_normal(logits.shape), requires_grad=True),
+        torch.tensor(rng.standard_normal((len(logits), entries, 3)), requires_grad=True),
+    )
+    inputs = [output.logits, output.static_logits, output.dictionary]
+    ours, naive = D2LSLoss(ignore_index)(output, mask)["loss"], naive_loss(output, mask, ignore_index)
+    torch.testing.assert_close(ours, naive, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(naive, inputs), rtol=1e-8, atol=1e-10
+    )
 
 
 @few

@@ -18,7 +18,7 @@ ACCELERATOR_ELEMENTS = 2**26  # elsewhere, where bands only keep the peak of mem
 
 
 def in_bands(pixels: Tensor) -> list[list[Tensor]]:
-    """Maps (B, H, W, C) as bands of rows: on a CPU those (1, h, W, C) of each image, else (B, h, W, C) of all together."""
+    """Maps (B, H, W, C) in bands of rows: of each image, (1, h, W, C), on a CPU; elsewhere of all, (B, h, W, C)."""
     batch, height, width, channels = pixels.shape
     if torch.compiler.is_compiling():
         return [[pixels]]

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2ls.models.bands import autocast_as_now, sum_of
+from d2ls.models.bands import autocast_as_now, on_cpu, sum_of
 
 HEADS = 8
 NORM_EPS = 1e-5
+PARTS = 4  # of a sum over the pixels of a band
 
 
 class Tokens(NamedTuple):
@@ -100,7 +101,7 @@ class _Pass(torch.autograd.Function):
             shrink = (before - top).exp_()
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             weights = weights.to(p.dtype)
-            gathered = gathered * shrink.mT + _product(weights.mT, p)
+            gathered = gathered * shrink.mT + _over_pixels(weights, p)
             kept += [weights, top] if keep else []
         gathered = gathered / total.mT
         ctx.save_for_backward(code, queries, *rest, *result, gathered, total, *kept)
@@ -118,21 +119,21 @@ class _Pass(torch.autograd.Function):
         balance = (of_gathered * gathered).sum(dim=-1).unsqueeze(1)  # (B, 1, M)
         last_top = kept[-1]
         bands = zip(pixels, _codes(code, pixels), result or pixels, _grouped(kept, len(pixels)), strict=True)
-        for band, (before, e, p, (*of_read, weights, top)) in enumerate(bands):
-            with ctx.autocast:
+        with ctx.autocast:
+            for band, (before, e, p, (*of_read, weights, top)) in enumerate(bands):
                 share = (top - last_top).exp_() / total
                 wanted = (share.mT * of_gathered).to(p.dtype)
+                of_p = _product(weights, wanted, plus=of_result[band] if of_result else None)
                 # The gradient of attention A's scores is A * (p . g - rowsum(g * o)), of gathered o and its gradient g.
                 of_scores = _product(p, wanted.mT, plus=(-balance * share).to(p.dtype)).mul_(weights)
-                of_queries += _product(of_scores.mT, p + e)
-                of_p = _product(weights, wanted, plus=of_result[band] if of_result else None)
                 of_p = _add_product(of_p, of_scores, queries)
+                of_queries += _over_pixels(of_scores, p + e)
                 if tokens is not None:
                     of_p, *more = _read_backward(before, e, tokens, of_p, *of_read)
                     for whole, value in zip(of_tokens, more, strict=True):
                         whole += value  # noqa: PLW2901  (in place)
                 of_pixels.append(of_p)
-        return None, None, of_queries, *(of_tokens or [None]), *of_pixels
+        return None, None, of_queries, *(of_tokens or (None,)), *of_pixels
 
 
 def _apart(rest: Sequence[Any]) -> tuple[Tokens | None, Sequence[Tensor]]:
@@ -167,13 +168,13 @@ def _read_backward(
         gradient.to(gain.dtype), total, gain.shape, mean, deviation, gain, bias, [True, True, True]
     )
     of_total = of_total.to(p.dtype)
-    of_values = _product(attention.mT, of_total)
+    of_values = _over_pixels(attention, of_total)
     weighted = _product(of_total, tokens.values.mT).mul_(attention)
     weighted, attention = (x.unflatten(-1, (-1, HEADS)) for x in (weighted, attention))
     of_scores = weighted.addcmul_(attention, weighted.sum(dim=-2, keepdim=True), value=-1).flatten(-2)
     return (
         _add_product(of_total, of_scores, tokens.keys),
-        _product(of_scores.mT, p + code), of_scores.sum(dim=1, keepdim=True), of_values, of_gain, of_bias,
+        _over_pixels(of_scores, p + code), of_scores.sum(dim=1, keepdim=True), of_values, of_gain, of_bias,
     )  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def _grouped(tensors: Sequence[Tensor], number: int) -> Iterator[Sequence[Tensor
 
 
 def _product(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    """a @ b, plus a third; a CPU multiplies single matrices in half precision without copying them first."""
+    """a @ b, plus a third; single matrices as such, which a CPU multiplies faster than a batch of one."""
     if len(a) == 1:
         return (a[0] @ b[0] if plus is None else torch.addmm(plus[0], a[0], b[0])).unsqueeze(0)
     return a @ b if plus is None else torch.baddbmm(plus, a, b)
@@ -204,3 +205,11 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
         total[0].addmm_(a[0], b[0])
         return total
     return total.baddbmm_(a, b)
+
+
+def _over_pixels(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b of (B, S, M) and (B, S, C), as a sum of some parts: a CPU is slow at long and narrow products in one."""
+    if len(a) == 1 and a.shape[1] % PARTS == 0 and a.dtype == torch.float32 and on_cpu(a):
+        a, b = (x.view(PARTS, -1, x.shape[-1]) for x in (a, b))
+        return torch.bmm(a.mT, b).sum(dim=0, keepdim=True)
+    return _product(a.mT, b)

@@ -67,7 +67,7 @@ def test_the_readings_see_the_dynamic_entries() -> None:
     reading = read_dictionary(net, IMAGE)
     entries, pixels, code = found["inputs"]
     torch.testing.assert_close(entries[0], reading.dynamic)
-    heads = head_attention(net.interaction.last_read, 2 * reading.dynamic[None], pixels + code)
+    heads = head_attention(net.interaction.last_read, 2 * reading.dynamic[None], torch.cat(pixels, dim=1) + code)
     expected = torch.stack([attention[0] for attention in heads]).mean(dim=0).detach()
     torch.testing.assert_close(reading.attention[0].flatten(1), expected)
 
