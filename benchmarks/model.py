@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -111,7 +112,8 @@ def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int)
     Each turn begins with another one: what a run finds in memory and caches depends on the one before it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
+    bar = Console(stderr=True)
+    for turn in track(range(repeats + 1), "measuring", console=bar, disable=not bar.is_terminal, transient=True):
         first = turn % len(runs)
         for name, run in [*list(runs.items())[first:], *list(runs.items())[:first]]:
             case.wait()
