@@ -193,13 +193,13 @@ def report(options: argparse.Namespace, words: Sequence[str], console: Console) 
 def grow(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     """Evaluation over image size and over number of entries."""
     cases = [("size", size) for size in (256, 512, 1024, 2048)] + [("entries", n) for n in (4, 8, 16, 32, 64)]
-    table = Table(title="evaluation, seconds", title_justify="left")
+    table = Table(title=f"evaluation, batch 1, medians of {options.repeats}, seconds", title_justify="left")
     for heading in ("", "backbone", "network", "naive", "over backbone"):
         table.add_column(heading, justify="right")
     rows = []
     for name, value in cases:
         chosen = argparse.Namespace(**{**vars(options), "batch": 1, name: value})
-        seconds = measure(chosen, max(1, options.repeats // 2), ["evaluation"])["evaluation"]
+        seconds = measure(chosen, options.repeats, ["evaluation"])["evaluation"]
         over = (seconds["network"] - seconds["backbone"]) / seconds["backbone"]
         table.add_row(f"{name} {value}", *(f"{seconds[n]:.3f}" for n in CONTENDERS), f"{over:.2f}")
         rows.append({name: value, **seconds})
