@@ -112,8 +112,11 @@ def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int)
     Each turn begins with another one: what a run finds in memory and caches depends on the one before it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    bar = Console(stderr=True)
-    for turn in track(range(repeats + 1), "measuring", console=bar, disable=not bar.is_terminal, transient=True):
+    bar = Console(stderr=True)  # drawn between the turns only
+    turns = track(
+        range(repeats + 1), "measuring", console=bar, disable=not bar.is_terminal, auto_refresh=False, transient=True
+    )
+    for turn in turns:
         first = turn % len(runs)
         for name, run in [*list(runs.items())[first:], *list(runs.items())[:first]]:
             case.wait()

@@ -178,12 +178,18 @@ class NaiveD2LS(nn.Module):
 
 def naive_loss(output: Any, mask: Tensor, ignore_index: int) -> Tensor:
     """The training objective with its weights: main, auxiliary and contrastive term."""
-    total = soft_cross_entropy(output.logits, mask, ignore_index) + dice(output.logits, mask, ignore_index)
+    logits = in_single_precision(output.logits)
+    total = soft_cross_entropy(logits, mask, ignore_index) + dice(logits, mask, ignore_index)
     if output.static_logits is not None:
-        total = total + 0.4 * soft_cross_entropy(output.static_logits, mask, ignore_index)
+        total = total + 0.4 * soft_cross_entropy(in_single_precision(output.static_logits), mask, ignore_index)
     if output.dictionary is not None:
-        total = total + contrastive(output.dictionary)
+        total = total + contrastive(in_single_precision(output.dictionary))
     return total
+
+
+def in_single_precision(x: Tensor) -> Tensor:
+    """At least: sums over an image do not fit into half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:

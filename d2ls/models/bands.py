@@ -2,8 +2,7 @@
 
 A map at stride 4 with C channels is far larger than any cache, and memory fresh from the system costs more than the
 arithmetic on it. So on a CPU a map is a list of bands from the aggregation to the logits: an operation of single pixels
-makes new bands of them one after another, and no whole map is ever copied or cleared. What lies between is not kept for
-the backward pass but computed again there.
+makes new bands of them one after another, and no whole map is copied or cleared on the way.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,6 +47,11 @@ def by_bands(function: Callable[..., Tensor], bands: Sequence[Tensor], *shared: 
         return torch.cat([function(band, *shared) for band in bands], dim=2)
     result: Tensor = _ByBands.apply(function, len(shared), *shared, *bands)
     return result
+
+
+def whole(pixels: Sequence[Tensor]) -> Tensor:
+    """Pieces (B, S, C) of flattened maps put together: (B, HW, C)."""
+    return pixels[0] if len(pixels) == 1 else torch.cat(list(pixels), dim=1)
 
 
 def on_cpu(tensor: Tensor) -> bool:
@@ -99,7 +103,7 @@ class _ByBands(torch.autograd.Function):
                 rows = ctx.function(*leaves)
             found = iter(torch.autograd.grad(rows, [x for x in leaves if x.requires_grad], of_band_rows))
             of_bands.append(next(found) if need else None)
-            for whole in of_shared:
-                if whole is not None:
-                    whole += next(found)  # noqa: PLW2901  (in place)
+            for total in of_shared:
+                if total is not None:
+                    total += next(found)  # noqa: PLW2901  (in place)
         return None, None, *of_shared, *of_bands

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2ls.models.bands import whole
 from d2ls.models.readings import HEADS, Tokens, gather, read_and_gather
 
 
@@ -130,8 +131,8 @@ class Interaction(nn.Module):
         """
         if self.is_folded(tokens.shape[1]):
             return self.folded(tokens, pixels, code)
-        tokens, whole = self.plain(tokens, torch.cat(list(pixels), dim=1), code)
-        return tokens, whole.split([part.shape[1] for part in pixels], dim=1)
+        tokens, read = self.plain(tokens, whole(pixels), code)
+        return tokens, read.split([part.shape[1] for part in pixels], dim=1)
 
     def is_folded(self, num_tokens: int) -> bool:
         """Whether N * heads folded vectors cost less than projecting every pixel to the inner width."""

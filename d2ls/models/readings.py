@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from d2ls.models.bands import autocast_as_now, on_cpu, sum_of
+from d2ls.models.bands import autocast_as_now, on_cpu, sum_of, whole
 
 HEADS = 8
 NORM_EPS = 1e-5
@@ -52,8 +52,8 @@ def gather(queries: Tensor, pixels: Sequence[Tensor], code: Tensor) -> Tensor:
         (B, M, C).
     """
     if torch.compiler.is_compiling():
-        whole = torch.cat(list(pixels), dim=1)
-        return (queries @ (whole + code).mT).softmax(dim=-1) @ whole
+        p = whole(pixels)
+        return (queries @ (p + code).mT).softmax(dim=-1) @ p
     gathered: Tensor = _Pass.apply(torch.is_grad_enabled(), code, queries, None, *pixels)[0]
     return gathered
 
@@ -64,8 +64,8 @@ def read_and_gather(
     """What the pixels become by reading the tokens, (B, S, C) each, and `gather` from that, (B, M, C)."""
     if torch.compiler.is_compiling():
         keys, constant, values, gain, bias = tokens
-        whole = torch.cat(list(pixels), dim=1)
-        total = whole + _over_tokens((whole + code) @ keys.mT + constant) @ values
+        p = whole(pixels)
+        total = p + _over_tokens((p + code) @ keys.mT + constant) @ values
         pixels = [F.layer_norm(total, gain.shape, gain, bias)]
         return pixels, gather(queries, pixels, code)
     gathered, *result = _Pass.apply(torch.is_grad_enabled(), code, queries, *tokens, *pixels)
@@ -130,8 +130,8 @@ class _Pass(torch.autograd.Function):
                 of_queries += _over_pixels(of_scores, p + e)
                 if tokens is not None:
                     of_p, *more = _read_backward(before, e, tokens, of_p, *of_read)
-                    for whole, value in zip(of_tokens, more, strict=True):
-                        whole += value  # noqa: PLW2901  (in place)
+                    for total_of, value in zip(of_tokens, more, strict=True):
+                        total_of += value  # noqa: PLW2901  (in place)
                 of_pixels.append(of_p)
         return None, None, of_queries, *(of_tokens or (None,)), *of_pixels
 

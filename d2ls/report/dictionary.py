@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ls.models import DynamicDictionaryLearning
+from d2ls.models.bands import whole
 from d2ls.models.dictionary import DictionaryKind
 from d2ls.models.interaction import Attention, TokensReadPixels
 from d2ls.models.readings import HEADS
@@ -84,7 +85,7 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
                 if isinstance(module, TokensReadPixels):
                     hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
             tokens, pixels, code = found["inputs"]
-            net.interaction.plain(tokens, torch.cat(list(pixels), dim=1), code)
+            net.interaction.plain(tokens, whole(pixels), code)
     grid = found["pixels"].shape[1:3]
     reading.attention = [entries.unflatten(-1, grid) for entries in attention]
     return reading
@@ -101,7 +102,7 @@ def _keep(found: dict[str, Any], name: str, _: nn.Module, __: Any, output: Any) 
     found[name] = output
 
 
-def _keep_inputs(found: dict[str, Any], _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _keep_inputs(found: dict[str, Any], _: nn.Module, inputs: tuple[Any, ...]) -> None:
     found["inputs"] = inputs
 
 

@@ -104,8 +104,13 @@ def test_equals_the_plain_transcription(
     assert len(parts) == (3 if kind == "dynamic" and head == "dictionary" else 1)
 
 
+@pytest.mark.parametrize("cut", ["whole", "bands of each image", "bands of all images"])
 @pytest.mark.parametrize(("width", "entries", "folded"), [(64, 4, True), (64, 5, False), (256, 16, True)])
-def test_both_ways_of_attention_in_the_whole_network(width, entries, folded):
+def test_both_ways_of_attention_in_the_whole_network(width, entries, folded, cut, monkeypatch):
+    monkeypatch.setattr(bands, "ELEMENTS", 2**20 if cut == "whole" else 2**11)
+    if cut == "bands of all images":  # as on an accelerator
+        monkeypatch.setattr(bands, "on_cpu", lambda _: False)
+        monkeypatch.setattr(bands, "ACCELERATOR_ELEMENTS", 2**12)
     torch.manual_seed(0)
     net = tiny(3, stages=2, width=width, num_entries=entries).double()
     assert net.interaction.is_folded(entries) == folded
