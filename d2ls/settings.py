@@ -95,7 +95,9 @@ SETTINGS: dict[str, Setting] = {
         (int,), 2, "processes that read training samples, for each training process", for_config=True
     ),
     "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
-    "compile": Setting((bool,), False, "torch.compile the network: slow first steps, then faster ones"),
+    "compile": Setting(
+        (bool,), False, "torch.compile the network: slow first steps; on a CPU the others are slower too"
+    ),
     "checkpoint_backbone": Setting(
         (bool,), False, "compute the backbone's maps again in the backward pass instead of keeping them: less memory"
     ),

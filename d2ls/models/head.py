@@ -6,9 +6,12 @@ alone, so here they run on the cells, channels last, and each full-resolution pi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from d2ls.models.bands import by_bands
 
@@ -72,7 +75,24 @@ class DictionaryHead(nn.Module):
 def _products(pixels: Tensor, classes: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """Entries (B, K, C/16) times upsampled pixels (B, H, W, C): (B, K, 4 H, 4 W)."""
     image = upsample(pixels, gain, bias)
-    return (classes @ image.flatten(1, 2).mT).unflatten(-1, image.shape[1:3])
+    rows = image.flatten(1, 2).to(classes.dtype)  # norms may have raised it
+    logits = classes @ rows.mT if torch.compiler.is_compiling() else _Scores.apply(classes, rows)
+    return logits.unflatten(-1, image.shape[1:3])
+
+
+class _Scores(torch.autograd.Function):
+    """classes @ rows^T. The gradient of the rows comes as rows; autograd's own comes as columns, slow to move."""
+
+    @staticmethod
+    def forward(ctx: Any, classes: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(classes, rows)
+        return classes @ rows.mT
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        classes, rows = ctx.saved_tensors
+        return gradient @ rows, gradient.mT @ classes
 
 
 class ConvHead(nn.Module):

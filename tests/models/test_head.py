@@ -64,7 +64,7 @@ def test_dictionary_head_is_the_product_of_tokens_and_pixels(entries, classes, r
     torch.manual_seed(0)
     part = DictionaryHead(32, entries, classes).double()
     randomise(part.upsampler)
-    tokens, pixels = torch.randn(2, entries, 32).double(), torch.randn(2, 2, 3, 32).double()
+    tokens, pixels = (torch.randn(2, *shape, 32).double().requires_grad_() for shape in ((entries,), (2, 3)))
     t = tokens
     for index in (0, 2, 4):
         t = t @ part.token_mlp[index].weight.T + part.token_mlp[index].bias
@@ -73,7 +73,11 @@ def test_dictionary_head_is_the_product_of_tokens_and_pixels(entries, classes, r
         mapping = part.entries_to_classes
         t = torch.einsum("kn,bnc->bkc", mapping.weight, t) + mapping.bias[:, None]
     expected = torch.einsum("bkc,bchw->bkhw", t, upsample_by_definition(part.upsampler, pixels))
-    torch.testing.assert_close(part(tokens, pixels.split(rows, dim=1)), expected)
+    found = part(tokens, pixels.split(rows, dim=1))
+    torch.testing.assert_close(found, expected)
+    weight, inputs = torch.randn_like(expected), [tokens, pixels, *part.parameters()]
+    gradients = (torch.autograd.grad((logits * weight).sum(), inputs) for logits in (found, expected))
+    torch.testing.assert_close(*gradients)
     assert (part.entries_to_classes is None) == (entries == classes)
 
 
