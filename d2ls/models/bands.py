@@ -93,12 +93,14 @@ class _ByBands(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         shared, bands = ctx.saved_tensors[: ctx.number], ctx.saved_tensors[ctx.number :]
         needed = ctx.needs_input_grad[2:]
+        shared_needed, bands_needed = needed[: ctx.number], needed[ctx.number :]
         growth = gradient.shape[2] // sum(band.shape[1] for band in bands)
         of_rows = gradient.split([band.shape[1] * growth for band in bands], dim=2)
-        of_shared = [sum_of(x) if need else None for x, need in zip(shared, needed, strict=False)]
+        of_shared = [sum_of(x) if need else None for x, need in zip(shared, shared_needed, strict=True)]
         of_bands: list[Tensor | None] = []
-        for band, need, of_band_rows in zip(bands, needed[ctx.number :], of_rows, strict=True):
-            leaves = [x.detach().requires_grad_(y) for x, y in zip([band, *shared], [need, *needed], strict=False)]
+        for band, need, of_band_rows in zip(bands, bands_needed, of_rows, strict=True):
+            inputs = zip([band, *shared], [need, *shared_needed], strict=True)
+            leaves = [x.detach().requires_grad_(y) for x, y in inputs]
             with torch.enable_grad(), ctx.autocast:
                 rows = ctx.function(*leaves)
             found = iter(torch.autograd.grad(rows, [x for x in leaves if x.requires_grad], of_band_rows))
