@@ -2,8 +2,8 @@
 
 import sys
 
-from d2ls.cli import run_main
-from d2ls.prediction.command import script
+from d2ls.cli.common import run_main
+from d2ls.cli.test import script
 
 main = script("uavid")
 

@@ -1,63 +1,9 @@
 """Train a network as a config file says: python train.py -c config/loveda/d2ls.py [name=value ...]."""
 
 import sys
-from collections.abc import Sequence
 
-from rich.console import Console
-
-from d2ls.check import check
-from d2ls.cli import EXIT_PROBLEMS, parser, run_main
-from d2ls.config import load_config, parse_overrides
-from d2ls.settings import SETTINGS
-from d2ls.training import train
-
-EXAMPLES = """examples:
-  python train.py -c config/demo/d2ls.py                     draws its own data; a few minutes on a CPU
-  python train.py -c config/loveda/d2ls.py                   the paper's setting
-  python train.py -c config/loveda/d2ls.py lr=3e-4 max_epoch=2 backbone=convnext_tiny
-  python train.py -c config/loveda/d2ls.py resume_ckpt_path=last
-  python train.py -c config/loveda/d2ls.py --check           tries everything on one small image first
-
-Data sets are looked for in data/, or in the folder that the environment variable D2LS_DATA names.
-A config is Python code: run only configs that you trust.
-
-settings (and all plain values of the config itself):
-"""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the command line and train."""
-    listed = "\n".join(f"  {name:24} {setting.meaning}" for name, setting in SETTINGS.items() if setting.simple)
-    command = parser("Train a network as a config file says.", EXAMPLES + listed)
-    command.add_argument(
-        "-c", "--config", required=True, metavar="FILE", help="config file, such as config/loveda/d2ls.py"
-    )
-    command.add_argument(
-        "settings", nargs="*", metavar="name=value", help="settings in the place of those in the config"
-    )
-    command.add_argument(
-        "--check",
-        action="store_true",
-        help="train, validate, save, reload and test on one small image, and say what was verified; leaves nothing",
-    )
-    options = command.parse_intermixed_args(arguments)
-    settings = load_config(options.config, parse_overrides(options.settings))
-    for name in settings.idle:
-        print(f"note: {name} changes nothing: {settings.path} does not use it", file=sys.stderr)
-    if options.check:
-        return tell(check(settings, Console(soft_wrap=True)))
-    train(settings)
-    return 0
-
-
-def tell(problems: list[str]) -> int:
-    """Print what a check found; returns the exit code."""
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    if not problems:
-        print("all of it works: leave out --check to train")
-    return EXIT_PROBLEMS if problems else 0
-
+from d2ls.cli.common import run_main
+from d2ls.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(run_main(main))

@@ -36,13 +36,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from d2ls.cli import parser, run_main
-from d2ls.datasets import files, loveda, segmentation, vaihingen
-from d2ls.datasets.loading import training_loader
-from d2ls.datasets.mosaic import Canvas
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.segmentation import SegmentationDataset
-from d2ls.datasets.synthetic import draw_scene
+from d2ls.cli.common import parser, run_main
+from d2ls.data import dataset as segmentation
+from d2ls.data import io as files
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.loaders import training_loader
+from d2ls.data.mosaic import Canvas
+from d2ls.data.pairs import Pair
+from d2ls.data.sets import loveda, vaihingen
+from d2ls.synthetic import draw_scene
 from tests.plain_recipe import SIZE, PlainRecipe
 
 RECIPES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {

@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2ls.cli import parser, run_main
+from d2ls.cli.common import parser, run_main
 from d2ls.config import load_config
 from d2ls.errors import ConfigError
 from d2ls.losses import D2LSLoss

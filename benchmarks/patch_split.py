@@ -27,13 +27,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from d2ls.datasets.labels import index_to_colours
-from d2ls.datasets.potsdam import SPEC
-from d2ls.datasets.synthetic import draw_scene
+from d2ls.data.labels import index_to_colours
+from d2ls.data.sets.potsdam import SPEC
 from d2ls.preparation import pool
 from d2ls.preparation.originals import Naming, Original, pair_tiles
 from d2ls.preparation.patches import Cutting
 from d2ls.preparation.splitting import split_all
+from d2ls.synthetic import draw_scene
 
 SIZE = STRIDE = 1024
 FLIPS = (np.s_[:, :], np.s_[:, ::-1], np.s_[::-1, :])

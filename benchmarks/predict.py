@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from d2ls.checkpoint import KEY, describe, read_checkpoint
-from d2ls.cli import run_main
-from d2ls.datasets import vaihingen
-from d2ls.datasets.synthetic import folders
+from d2ls.cli.common import run_main
+from d2ls.cli.test import script
+from d2ls.data.sets import vaihingen
+from d2ls.inference import tta
+from d2ls.inference.predictor import Network, choose_device
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.prediction import tta
-from d2ls.prediction.command import script
-from d2ls.prediction.network import Network, choose_device
+from d2ls.synthetic import folders
 
 VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4["vaihingen"]}
 

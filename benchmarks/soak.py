@@ -41,8 +41,8 @@ GROWTH = 3.0  # MB a round that count as a leak
 ENDS = {"left alone": {0}, "killed": {-9}, "reader killed": {2}, "told to end": {143, -15}}
 
 CONFIG = """
-from d2ls.datasets import vaihingen
-from d2ls.datasets.loading import evaluation_loader, training_loader
+from d2ls.data.sets import vaihingen
+from d2ls.data.loaders import evaluation_loader, training_loader
 from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import adamw_lookahead, cosine
@@ -124,7 +124,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _prepare(folder: Path) -> dict[str, str]:
-    from d2ls.datasets.synthetic import folders  # noqa: PLC0415
+    from d2ls.synthetic import folders  # noqa: PLC0415
 
     folders.write_vaihingen(folder / "data", size=96, train=24, validation=6, test=6)
     (folder / "tmp").mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def _fresh(folder: Path) -> Path:
 
 def _rounds(until: float) -> int:
     """Print a line of figures after each round."""
-    from d2ls.cli import run_main  # noqa: PLC0415
+    from d2ls.cli.common import run_main  # noqa: PLC0415
     from test_vaihingen import main as test  # noqa: PLC0415
     from train import main as train  # noqa: PLC0415
 

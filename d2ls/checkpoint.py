@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights, load_reference_weights
 from d2ls.models.weight_files import load_file, state_dict_of

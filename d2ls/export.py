@@ -7,8 +7,8 @@ import safetensors.torch
 from torch import nn
 
 from d2ls.checkpoint import KEY, describe
-from d2ls.datasets.files import write_bytes
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.io import write_bytes
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 from d2ls.models.weight_files import DIGEST, digest_of
 

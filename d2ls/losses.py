@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from d2ls.distributed import Gather, all_gather, place
 from d2ls.errors import ConfigError, DataError
-from d2ls.processes import Gather, all_gather, place
 
 LABEL_SMOOTHING = 0.05
 DICE_SMOOTHING = 0.05
@@ -213,7 +213,7 @@ def _of_all_processes(dictionary: Tensor, labelled: Tensor) -> tuple[Tensor, Ten
     if len(set(sizes.tolist())) > 1:
         raise DataError(
             f"The batches of the {len(sizes)} processes have {sizes.tolist()} images; expected one size. "
-            "Let the training loader drop the last, smaller batch, as d2ls.datasets.loading.training_loader does."
+            "Let the training loader drop the last, smaller batch, as d2ls.data.loaders.training_loader does."
         )
     joint: Tensor = Gather.apply(_at_least_float32(dictionary))
     return joint, labels.any()

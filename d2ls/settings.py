@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from d2ls.datasets.loading import begins_anywhere
+from d2ls.data.loaders import begins_anywhere
 from d2ls.errors import ConfigError
 
 PROTOCOLS = ("strict", "published")
@@ -174,7 +174,7 @@ def check_contradictions(settings: Any) -> None:
     inside = settings.save_every_n_steps and not begins_anywhere(settings.train_loader)
     _refuse(
         inside, settings, "save_every_n_steps",
-        "train_loader cannot begin inside an epoch; make it with d2ls.datasets.loading.training_loader",
+        "train_loader cannot begin inside an epoch; make it with d2ls.data.loaders.training_loader",
     )  # fmt: skip
     clip = settings.gradient_clip_val
     _refuse(clip is not None and clip <= 0, settings, "gradient_clip_val", "expected a norm above 0, or None")

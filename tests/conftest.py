@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
-from d2ls.datasets.synthetic import folders
+from d2ls.synthetic import folders
 from tests.tiny import write_config
+
+settings.register_profile("no deadline", deadline=None)  # times say nothing on a machine that is shared
+settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:

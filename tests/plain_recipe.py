@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.transforms import Recipe
+from d2ls.data.augment import Recipe
+from d2ls.data.pairs import Pair
 
 Pixels = NDArray[np.uint8]
 SIZE = 1024  # of the images, unless told otherwise

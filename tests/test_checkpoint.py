@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from d2ls.checkpoint import KEY, describe, load_weights, read_checkpoint
-from d2ls.datasets import vaihingen
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.sets import vaihingen
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights
 from tests.parity.test_networks import reference_state

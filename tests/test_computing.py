@@ -8,7 +8,7 @@ import torch
 
 from d2ls.config import load_config
 from d2ls.errors import ConfigError
-from d2ls.training import train
+from d2ls.training.trainer import train
 from tests.tiny import write_config
 
 pytestmark = pytest.mark.usefixtures("run_folder")

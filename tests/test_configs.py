@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from d2ls.config import Settings, load_config
-from d2ls.datasets.synthetic import demo as demo_drawing
-from d2ls.datasets.transforms import Recipe
+from d2ls.data.augment import Recipe
 from d2ls.errors import CheckpointError
-from d2ls.training import train
+from d2ls.synthetic import prepare as demo_drawing
+from d2ls.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.relative_to(ROOT / "config").as_posix() for path in (ROOT / "config").glob("*/*.py"))

@@ -1,272 +1,218 @@
-"""train.py in several processes on the CPU: scores, files, and how runs end when one process fails."""
+"""Two processes against one with the joint batch: loss, gradients, samples."""
 
-import csv
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from d2ls.checkpoint import load_weights, read_checkpoint
-from d2ls.config import load_config
-from d2ls.datasets.loading import DrawSampler, collate
-from d2ls.datasets.synthetic import folders
-from d2ls.metrics import SegmentationMetrics
-from tests.test_training import assert_same
-from tests.tiny import write_config
+from d2ls.data.loaders import DrawSampler, ShareSampler
+from d2ls.distributed import all_gather, place
+from d2ls.errors import DataError
+from d2ls.losses import D2LSLoss, contrastive_loss
+from d2ls.models import DynamicDictionaryLearning
 
-ROOT = Path(__file__).parents[1]
-WEIGHTS = Path("model_weights/vaihingen/tiny")
-LOG = Path("lightning_logs/vaihingen/tiny")
-pytestmark = pytest.mark.usefixtures("run_folder")
-
-
-def start(*words: str, processes: int = 2, launcher: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-    """A run of train.py with the config tiny.py, in a group of processes of its own."""
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), "-c", "tiny.py", f"gpus={processes}", *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+WORLD = 2
+IGNORE = 255
 
 
-def finish(process: "subprocess.Popen[str]", seconds: float = 400) -> tuple[str, str]:
-    """Output of a run; nothing of it is left behind."""
+@dataclass
+class Output:
+    """A network's output with a dictionary."""
+
+    logits: Tensor
+    static_logits: Tensor | None
+    dictionary: Tensor | None
+
+
+def joint_output() -> tuple[dict[str, Tensor], Tensor]:
+    """Leaf tensors of a batch of four, in float64, and its masks."""
+    rng = torch.Generator().manual_seed(3)
+    shapes = {"logits": (4, 3, 6, 5), "static_logits": (4, 3, 6, 5), "dictionary": (4, 3, 8)}
+    leaves = {name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()}
+    mask = torch.randint(0, 3, (4, 6, 5), generator=rng)
+    return leaves, mask
+
+
+def masks(kind: str) -> Tensor:
+    """The joint batch's masks with all of them labelled, none, or none on the first process."""
+    mask = joint_output()[1].clone()
+    mask[{"labelled": slice(0, 0), "ignored": slice(None), "first ignored": slice(0, 2)}[kind]] = IGNORE
+    return mask
+
+
+KINDS = ("labelled", "ignored", "first ignored")
+
+
+def terms_and_gradients(part: slice, kind: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Loss terms of a part of the joint batch, and the gradient of all but Dice at the outputs."""
+    leaves = {name: leaf[part].clone().requires_grad_() for name, leaf in joint_output()[0].items()}
+    terms = D2LSLoss(IGNORE, contrastive_weight=0.7)(Output(**leaves), masks(kind)[part])
+    (terms["loss"] - terms["dice"]).backward()
+    return {name: term.detach() for name, term in terms.items()}, {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def network(**options: Any) -> nn.Module:
+    """A small network in float64, with all parts if nothing else is asked for."""
+    torch.manual_seed(5)
+    options = {"backbone": "test_convnext", "stages": 2, "num_entries": 4} | options
+    return DynamicDictionaryLearning(num_classes=3, width=32, **options).double().train()
+
+
+def step(net: nn.Module, part: slice, at: int, **weights: float) -> dict[str, Tensor]:
+    """Loss terms of a part of a joint batch of four images, with gradients of all but Dice in the network."""
+    rng = torch.Generator().manual_seed(at)
+    image = torch.randn(4, 3, 32, 32, generator=rng, dtype=torch.float64)
+    mask = torch.randint(0, 3, (4, 32, 32), generator=rng)
+    terms: dict[str, Tensor] = D2LSLoss(IGNORE, **{"contrastive_weight": 1e3, **weights})(net(image[part]), mask[part])
+    (terms["loss"] - terms["dice"]).backward()
+    return {name: term.detach() for name, term in terms.items()}
+
+
+def gradients(net: nn.Module) -> dict[str, Tensor]:
+    return {name.removeprefix("module."): value.grad for name, value in net.named_parameters()}
+
+
+@contextmanager
+def group(rank: int, folder: str) -> Iterator[None]:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
     try:
-        return process.communicate(timeout=seconds)
+        yield
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        dist.destroy_process_group()
 
 
-def data(folder: Path, monkeypatch: pytest.MonkeyPatch, *, train: int, validation: int) -> None:
-    """Drawn scenes in Vaihingen's layout, as the data root of the run."""
-    folders.write_vaihingen(folder, size=64, train=train, validation=validation, test=0)
-    monkeypatch.setenv("D2LS_DATA", str(folder))
+def job(rank: int, folder: str) -> None:
+    """What each process does; its findings go into a file."""
+    part = slice(2 * rank, 2 * rank + 2)
+    found: dict[str, Any] = {}
+    with group(rank, folder):
+        found["place"] = tuple(place())
+        found["gathered"] = all_gather(torch.full((2,), rank))
+        found["outputs"] = {kind: terms_and_gradients(part, kind) for kind in KINDS}
+        net = DistributedDataParallel(network())
+        found["network"] = []
+        for at in range(2):  # DDP misses unused parameters in the second step
+            net.zero_grad()
+            found["network"].append((step(net, part, at), {name: g.clone() for name, g in gradients(net).items()}))
+        found["draws"] = [tuple(draw) for draw in DrawSampler(range(11), 2, seed=1)]
+        found["shares"] = list(ShareSampler(range(5)))
+        try:
+            terms_and_gradients(slice(0, 1 + rank), "labelled")
+        except DataError as error:
+            found["uneven"] = str(error)
+    torch.save(found, f"{folder}/{rank}.pt")
 
 
-def logged() -> dict[str, float]:
-    """The last value of each column of the run's only log."""
-    assert [folder.name for folder in LOG.iterdir()] == ["version_0"]
-    with (LOG / "version_0/metrics.csv").open(newline="") as file:
-        return {name: float(value) for row in csv.DictReader(file) for name, value in row.items() if value}
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Findings of both processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(job, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def scores_in_one_process(batches: Sequence[Sequence[int]], *words: str) -> dict[str, float]:
-    """What the last checkpoint scores on the validation images, and its mean loss over batches of their indices."""
-    settings = load_config("tiny.py", dict(word.split("=") for word in words))
-    load_weights(settings.net, read_checkpoint(WEIGHTS / "last.ckpt"))
-    net, losses = settings.net.eval(), []
-    metrics = SegmentationMetrics(settings.num_classes, settings.ignore_index, settings.val_dataset.spec.scored)
-    for batch in batches:
-        samples = collate([settings.val_dataset[at] for at in batch])
-        with torch.no_grad():
-            logits = net(samples["image"])
-        metrics.update(logits, samples["mask"])
-        losses += [settings.loss(logits, samples["mask"])["loss"].item()] * len(batch)
-    assert len(losses) == len(settings.val_dataset)
-    found = metrics.compute()
-    each = zip(settings.classes, found["per_class"]["IoU"].tolist(), strict=True)
-    return {
-        "val_mIoU": found["mIoU"],
-        "val_F1": found["F1"],
-        "val_OA": found["OA"],
-        "val_loss": sum(losses) / len(losses),
-    } | {f"val_IoU/{name}": value for name, value in each if value == value}  # noqa: PLR0124
+def test_one_process_is_alone() -> None:
+    assert place() == (0, 1)
 
 
-def assert_scored_like_one_process(batches: Sequence[Sequence[int]], *words: str) -> None:
-    found, wanted = logged(), scores_in_one_process(batches, *words)
-    assert wanted["val_loss"] > 0.1
-    for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, abs=1e-6 if name != "val_loss" else 1e-5), name
+def test_each_process_knows_its_place(found: list[dict[str, Any]]) -> None:
+    assert [f["place"] for f in found] == [(0, 2), (1, 2)]
+    for f in found:
+        assert f["gathered"].tolist() == [[0, 0], [1, 1]]
 
 
-def test_two_processes_score_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data(tmp_path / "data", monkeypatch, train=8, validation=3)  # shares of two images and one
-    out, error = finish(run := start("backbone=test_resnet", "max_epoch=1", "strategy=ddp"))
-    assert run.returncode == 0, error
-    assert "Traceback" not in error
-    assert_scored_like_one_process([[0, 2], [1]], "backbone=test_resnet")
-    assert {path.name for path in WEIGHTS.iterdir()} == {"last.ckpt", "tiny.ckpt"}
-    assert torch.load(WEIGHTS / "last.ckpt", weights_only=True)["global_step"] == 2, "eight images by two times two"
-    assert out.count("epoch 1 of 1") == 1
-    assert out.count("last checkpoint:") == 1
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_contrastive_term_is_that_of_the_joint_batch(found: list[dict[str, Any]], kind: str) -> None:
+    terms, wanted = terms_and_gradients(slice(None), kind)
+    assert bool(terms["contrastive"] > 0) == (kind != "ignored")
+    assert terms["contrastive"] == pytest.approx(
+        0.7 * contrastive_loss(joint_output()[0]["dictionary"]) * (kind != "ignored")
+    )
+    for rank, f in enumerate(found):
+        own, gradient = f["outputs"][kind]
+        torch.testing.assert_close(own["contrastive"], terms["contrastive"], rtol=1e-12, atol=0)
+        # The average over processes, which follows, divides by their number.
+        part = slice(2 * rank, 2 * rank + 2)
+        for name in wanted:
+            torch.testing.assert_close(gradient[name] / WORLD, wanted[name][part], rtol=1e-10, atol=1e-14)
+    for name in ("cross_entropy", "auxiliary"):
+        mean = sum(f["outputs"][kind][0][name] for f in found) / WORLD
+        torch.testing.assert_close(mean, terms[name], rtol=1e-12, atol=0)
 
 
-@pytest.mark.slow
-def test_a_process_without_an_image_of_its_own_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data(tmp_path / "data", monkeypatch, train=6, validation=2)
-    _, error = finish(run := start("max_epoch=1", "val_batch_size=1", processes=3))
-    assert run.returncode == 0, error
-    assert_scored_like_one_process([[0], [1]])
+def test_ddp_gives_the_gradients_of_the_joint_batch(found: list[dict[str, Any]]) -> None:
+    for at in range(2):
+        net = network()
+        terms = step(net, slice(None), at)
+        wanted = gradients(net)
+        assert len(wanted) > 50
+        assert terms["contrastive"] > 0.1, "it counts in the gradients"
+        for f in found:
+            own, averaged = f["network"][at]
+            torch.testing.assert_close(own["contrastive"], terms["contrastive"], rtol=1e-10, atol=0)
+            torch.testing.assert_close(averaged, wanted, rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.slow
-def test_torchrun() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}")
-    out, error = finish(run := start("max_epoch=1", "train_batch_size=1", "val_batch_size=1", launcher=launcher))
-    assert run.returncode == 0, error
-    assert_scored_like_one_process([[0], [1]])
-    assert out.count("epoch 1 of 1") == 1
+def test_local_batches_would_give_another_term(found: list[dict[str, Any]]) -> None:
+    whole = joint_output()[0]["dictionary"]
+    halves = [0.7 * contrastive_loss(half) for half in whole.chunk(WORLD)]
+    joint = found[0]["outputs"]["labelled"][0]["contrastive"]
+    assert all(abs(half - joint) > 1e-3 for half in halves)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_broken_image_of_one_process_ends_both(rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data(tmp_path / "data", monkeypatch, train=12, validation=2)
-    write_config(tmp_path, ("crop=crop)", "crop=crop, mosaic=0.0)"))
-    dataset = load_config("tiny.py").train_dataset
-    # Some images are looked at before training begins: not this one, which one process alone will draw.
-    drawn = [draw.index for draw in DrawSampler(dataset, 1, rank=rank, world=2)]
-    pair = dataset.pairs[next(index for index in drawn if index not in (0, 4, 7, 11))]
-    pair.image.write_bytes(b"no image")
-    begin = time.monotonic()
-    _, error = finish(run := start("train_batch_size=1"))
-    assert run.returncode not in (0, None), error
-    assert f"error: {pair.image}: " in error
-    assert "Traceback" not in error
-    assert time.monotonic() - begin < 240
+def test_batches_of_different_size_are_refused_by_all(found: list[dict[str, Any]]) -> None:
+    for f in found:
+        assert "The batches of the 2 processes have [1, 2] images" in f["uneven"]
 
 
-NOT_A_NUMBER = """
-from d2ls.processes import place
+def test_samples_are_dealt_out_once(found: list[dict[str, Any]]) -> None:
+    assert sorted(found[0]["shares"] + found[1]["shares"]) == list(range(5))
+    alone = [tuple(draw) for draw in DrawSampler(range(11), 4, seed=1, rank=0, world=1)]
+    for start in range(0, 8, 4):
+        joint = [draw for f in found for draw in f["draws"][start // 2 : start // 2 + 2]]
+        assert sorted(joint) == sorted(alone[start : start + 4]), "the batches of both are that of one"
 
 
-class Broken(D2LSLoss):
-    def forward(self, output, mask):
-        terms = super().forward(output, mask)
-        if place().rank == 1 and terms["loss"].requires_grad:
-            terms["loss"] = terms["loss"] * float("nan")
-        return terms
-
-
-loss = Broken(ignore_index)
-"""
-
-
-@pytest.mark.slow
-def test_a_loss_that_is_no_number_in_one_process_ends_both() -> None:
-    write_config(Path(), after=NOT_A_NUMBER)
-    dataset = load_config("tiny.py").train_dataset
-    batch = [dataset.pairs[draw.index].image.name for draw in DrawSampler(dataset, 1, rank=1, world=2)][:1]
-    _, error = finish(run := start("train_batch_size=1"))
-    assert run.returncode == 2, error
-    assert "the loss is not finite in step 0" in error
-    assert all(name in error for name in batch), error
-    assert "Traceback" not in error
-
-
-@pytest.mark.slow
-def test_too_few_images_for_all_processes() -> None:
-    _, error = finish(run := start("train_batch_size=4"))
-    assert run.returncode == 2, error
-    assert "6 training images are too few for a batch of 4 on each of 2 process(es)" in error
-    assert "Traceback" not in error
-
-
-@pytest.mark.slow
-def test_parameters_without_gradient_are_named() -> None:
-    write_config(Path(), ('net = Dynamic', 'import torch\nnet = Dynamic'), after="net.spare = torch.nn.Linear(2, 2)\n"
-                 "optimizer = adamw_lookahead(net, lr)\nlr_scheduler = cosine(optimizer, max_epoch)\n")  # fmt: skip
-    _, error = finish(run := start("train_batch_size=1"))
-    assert run.returncode not in (0, None), error
-    assert "2 parameters have no gradient (first: net.spare.weight)" in error
-    assert "Traceback" not in error
-
-
-def wait_for_checkpoint(process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + 300
-    while not (WEIGHTS / "last.ckpt").exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.1)
-
-
-def children(process: "subprocess.Popen[str]") -> list[int]:
-    text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
-    return [int(word) for word in text.split()]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process lives; one that has ended may wait for its parent to look."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_all_processes() -> None:
-    run = start("max_epoch=2000", "train_batch_size=1")
-    wait_for_checkpoint(run)
-    others = children(run)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
-    _, error = finish(run, 300)
-    assert run.returncode == 130, error
-    assert "Traceback" not in error
-    assert others
-    assert not any(is_running(pid) for pid in others)
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_ends_all_processes() -> None:
-    run = start("max_epoch=2000", "train_batch_size=1")
-    wait_for_checkpoint(run)
-    others = children(run)
-    os.killpg(run.pid, signal.SIGTERM)  # as clusters do
-    _, error = finish(run, 300)
-    assert run.returncode == 143, error
-    assert "Traceback" not in error
-    assert others
-    assert not any(is_running(pid) for pid in others)
-    assert read_checkpoint(WEIGHTS / "last.ckpt").epochs is not None
-
-
-@pytest.mark.slow
-def test_a_stopped_run_goes_on_exactly() -> None:
-    words = ("max_epoch=20", "train_batch_size=1", "save_every_n_steps=2")
-    _, error = finish(whole := start(*words, "weights_name=whole"))
-    assert whole.returncode == 0, error
-    run = start(*words)
-    wait_for_checkpoint(run)
-    os.kill(run.pid, signal.SIGTERM)  # the first process alone hears it
-    _, error = finish(run)
-    assert run.returncode == 143, error
-    _, error = finish(again := start(*words, "auto_resume=True"))
-    assert again.returncode == 0, error
-    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (WEIGHTS.with_name("whole"), WEIGHTS))
-    assert one["global_step"] == two["global_step"] == 60
-    for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert_same(one[key], two[key], key)
-
-
-@pytest.mark.slow
-def test_a_killed_process_takes_the_others_along() -> None:
-    run = start("max_epoch=2000", "train_batch_size=1")
-    wait_for_checkpoint(run)
-    os.kill(children(run)[0], signal.SIGKILL)
-    finish(run, 300)
-    assert run.returncode not in (0, None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["sync_batchnorm=True", "backbone=test_resnet"], "sync_batchnorm=True: torch normalises over 2 processes on"),
-        (["strategy=fsdp"], "`fsdp` requires a GPU accelerator"),
-    ],
+VARIANTS: tuple[tuple[dict[str, Any], dict[str, float]], ...] = (
+    *(({"dictionary": kind}, {}) for kind in ("dynamic", "static", "ones", "zeros")),
+    ({}, {"auxiliary_weight": 0.0}),
+    ({}, {"contrastive_weight": 0.0}),
+    ({"num_entries": None}, {}),
+    ({"interact": False}, {}),
+    ({"aggregate": False}, {}),
+    ({"head": "conv"}, {}),
+    ({"stages": 0}, {}),
+    ({"backbone": "test_resnet", "freeze_backbone": True}, {}),
 )
-def test_what_needs_a_gpu_is_refused_before_anything_starts(words: list[str], message: str) -> None:
-    _, error = finish(run := start(*words))
-    assert run.returncode == 2
-    assert message in error
-    assert not LOG.exists()
+
+
+def train_variants(rank: int, folder: str) -> None:
+    """Two steps of each variant under DDP as it is by default, which waits for the gradient of every parameter."""
+    part = slice(2 * rank, 2 * rank + 2)
+    with group(rank, folder):
+        for options, weights in VARIANTS:
+            net = DistributedDataParallel(network(**options))
+            for at in range(2):
+                step(net, part, at, **weights)
+        spare = network()
+        spare.spare = nn.Linear(1, 1)
+        net = DistributedDataParallel(spare.double())
+        step(net, part, 0)
+        with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+            step(net, part, 1)
+    Path(folder, f"{rank}.done").touch()
+
+
+@pytest.mark.slow
+def test_no_variant_has_unused_parameters(tmp_path: Path) -> None:
+    mp.spawn(train_variants, args=(str(tmp_path),), nprocs=WORLD)
+    assert sorted(path.name for path in tmp_path.glob("*.done")) == ["0.done", "1.done"]

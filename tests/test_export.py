@@ -9,8 +9,8 @@ import safetensors
 import torch
 
 from d2ls.checkpoint import read_checkpoint
-from d2ls.cli import run_main
-from d2ls.datasets import vaihingen
+from d2ls.cli.common import run_main
+from d2ls.data.sets import vaihingen
 from d2ls.errors import CheckpointError, ConfigError
 from d2ls.export import export_weights
 from d2ls.models.weight_files import load_file

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2ls.datasets.labels import index_to_colours
-from d2ls.datasets.synthetic import draw_scene
-from d2ls.datasets.vaihingen import SPEC, TEST_TILES
+from d2ls.data.labels import index_to_colours
+from d2ls.data.sets.vaihingen import SPEC, TEST_TILES
+from d2ls.synthetic import draw_scene
 from tests.preparation import archives
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from d2ls.config import load_config
-from d2ls.datasets import loveda, vaihingen
+from d2ls.data.sets import loveda, vaihingen
 from d2ls.errors import ConfigError
 from d2ls.settings import SETTINGS, check_contradictions, check_type
 from tests.tiny import write_config

@@ -4,8 +4,8 @@ from pathlib import Path
 
 CONFIG = '''"""Six drawn scenes, two epochs of three steps."""
 
-from d2ls.datasets import vaihingen
-from d2ls.datasets.loading import evaluation_loader, training_loader
+from d2ls.data.sets import vaihingen
+from d2ls.data.loaders import evaluation_loader, training_loader
 from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import adamw_lookahead, cosine

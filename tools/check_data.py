@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from d2ls import cli
-from d2ls.datasets.files import write_png
-from d2ls.datasets.root import data_root
+from d2ls.cli import common as cli
+from d2ls.cli.prepare import add_common
+from d2ls.data.io import write_png
+from d2ls.data.root import data_root
 from d2ls.errors import DataError
 from d2ls.preparation.check import check
-from d2ls.preparation.commands import add_common
 from d2ls.preparation.findings import tell
 from d2ls.preparation.folders import SPECS, check_apart, places
 from d2ls.preparation.sheet import contact_sheet

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from d2ls import cli
-from d2ls.prediction import submission
+from d2ls.cli import common as cli
+from d2ls.inference import submission
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

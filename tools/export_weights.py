@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from d2ls import cli
 from d2ls.checkpoint import load_weights, read_checkpoint
+from d2ls.cli import common as cli
 from d2ls.config import load_config
 from d2ls.export import export_weights
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from d2ls import cli
-from d2ls.preparation.commands import add_common, convert_and_tell
+from d2ls.cli import common as cli
+from d2ls.cli.prepare import add_common, convert_and_tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from d2ls.cli import run_main
-from d2ls.datasets.potsdam import SPEC
-from d2ls.preparation.commands import isprs_parser, split_isprs
+from d2ls.cli.common import run_main
+from d2ls.cli.prepare import isprs_parser, split_isprs
+from d2ls.data.sets.potsdam import SPEC
 from d2ls.preparation.originals import Naming
 
 

@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from d2ls import cli
-from d2ls.datasets.root import data_root
-from d2ls.preparation.commands import add_common
+from d2ls.cli import common as cli
+from d2ls.cli.prepare import add_common
+from d2ls.data.root import data_root
 from d2ls.preparation.layouts import PLANS
 from d2ls.preparation.prepare import prepare, tell_outcome
 

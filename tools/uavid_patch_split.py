@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from d2ls.cli import run_main
-from d2ls.preparation.commands import split_and_tell, uavid_cutting, uavid_parser
+from d2ls.cli.common import run_main
+from d2ls.cli.prepare import split_and_tell, uavid_cutting, uavid_parser
 from d2ls.preparation.originals import pair_frames
 
 

@@ -1,10 +1,10 @@
 """The demo: drawn aerial scenes, on a 2-core CPU, without any download."""
 
-from d2ls.datasets import demo
-from d2ls.datasets.loading import evaluation_loader, training_loader
+from d2ls.data.loaders import evaluation_loader, training_loader
 from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
 from d2ls.optim import adamw_lookahead, cosine
+from d2ls.synthetic import demo
 
 max_epoch = 4
 train_batch_size, val_batch_size = 8, 4

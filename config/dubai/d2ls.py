@@ -1,7 +1,7 @@
 """Dubai aerial photographs on a 2-core CPU: EfficientNet-Lite0, ImageNet weights from an installed package."""
 
-from d2ls.datasets import dubai
-from d2ls.datasets.loading import evaluation_loader, training_loader
+from d2ls.data.loaders import evaluation_loader, training_loader
+from d2ls.data.sets import dubai
 from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
 from d2ls.optim import adamw_lookahead, cosine

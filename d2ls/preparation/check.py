@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2ls.datasets import files, loveda
-from d2ls.datasets.labels import check_index, colours_to_index
-from d2ls.datasets.pairs import SUFFIXES
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data import io as files
+from d2ls.data.labels import check_index, colours_to_index
+from d2ls.data.pairs import SUFFIXES
+from d2ls.data.sets import loveda
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation import pool
 from d2ls.preparation.folders import Kind, Place

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.spec import DatasetSpec
 from d2ls.preparation.check import KINDS, Check, shares
 
 _MOST = 5  # files listed of each kind of problem

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from d2ls.datasets import cloud, dubai, grass, loveda, potsdam, uavid, vaihingen
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.sets import cloud, dubai, grass, loveda, potsdam, uavid, vaihingen
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 from d2ls.preparation.originals import ERODED, Naming
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from d2ls.datasets import isprs, potsdam, vaihingen
+from d2ls.data.sets import isprs, potsdam, vaihingen
 from d2ls.errors import DataError
 from d2ls.preparation.sources import Entry
 

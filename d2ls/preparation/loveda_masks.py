@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from d2ls.datasets import files, loveda
-from d2ls.datasets.labels import index_to_colours
-from d2ls.datasets.pairs import list_images
+from d2ls.data import io as files
+from d2ls.data.labels import index_to_colours
+from d2ls.data.pairs import list_images
+from d2ls.data.sets import loveda
 from d2ls.errors import DataError
 from d2ls.preparation import pool
 from d2ls.preparation.patches import Report

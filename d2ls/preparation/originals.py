@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2ls.datasets.pairs import SUFFIXES, list_images, match
+from d2ls.data.pairs import SUFFIXES, list_images, match
 from d2ls.errors import DataError
 
 ERODED = "_noBoundary"  # end of the names of ISPRS labels with black boundaries

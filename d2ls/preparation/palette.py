@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.spec import DatasetSpec
 from d2ls.preparation.originals import Original
 
 OFF_PALETTE = {

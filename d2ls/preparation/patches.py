@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2ls.datasets import files
-from d2ls.datasets.labels import colours_to_index, index_to_colours
-from d2ls.datasets.pairs import Pair, check_sizes
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data import io as files
+from d2ls.data.labels import colours_to_index, index_to_colours
+from d2ls.data.pairs import Pair, check_sizes
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError, DataError
 from d2ls.preparation.originals import Original
 from d2ls.preparation.palette import flat_colours

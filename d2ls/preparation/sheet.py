@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from d2ls.datasets import files
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data import io as files
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation.check import Job, read_mask
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from d2ls.datasets.files import MAX_PIXELS
+from d2ls.data.io import MAX_PIXELS
 from d2ls.errors import DataError
 
 _CHUNK = 1 << 20

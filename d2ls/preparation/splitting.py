@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from d2ls.datasets import potsdam
-from d2ls.datasets.pairs import SUFFIXES
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.pairs import SUFFIXES
+from d2ls.data.sets import potsdam
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation import pool
 from d2ls.preparation.originals import Original

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2ls.datasets import loveda, potsdam, uavid, vaihingen
-from d2ls.datasets.files import write_bytes
-from d2ls.datasets.pairs import list_images
+from d2ls.data.io import write_bytes
+from d2ls.data.pairs import list_images
+from d2ls.data.sets import loveda, potsdam, uavid, vaihingen
 from d2ls.errors import DataError
 from d2ls.preparation.loveda_masks import coloured, convert_all
 from d2ls.preparation.originals import Naming, pair_frames, pair_tiles

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from d2ls.datasets import files
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.spec import DatasetSpec
-from d2ls.datasets.transforms import normalise
-from d2ls.prediction.masks import Masks
+from d2ls.data import io as files
+from d2ls.data.augment import normalise
+from d2ls.data.pairs import Pair
+from d2ls.data.spec import DatasetSpec
+from d2ls.inference.masks import Masks
 from d2ls.report import pictures
 from d2ls.report.dictionary import Reading, cosines, read_dictionary
 from d2ls.report.pictures import Picture, Pixels

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2ls.datasets import files
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.segmentation import SegmentationDataset
-from d2ls.datasets.spec import DatasetSpec
-from d2ls.prediction.masks import Masks
-from d2ls.prediction.scores import Scores
+from d2ls.data import io as files
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.pairs import Pair
+from d2ls.data.spec import DatasetSpec
+from d2ls.inference.masks import Masks
+from d2ls.inference.scores import Scores
 from d2ls.report import pictures
 from d2ls.report.pictures import Mark, Picture, Pixels
 

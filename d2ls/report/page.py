@@ -10,15 +10,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from torch import nn
 
-from d2ls.datasets.files import write_bytes
-from d2ls.datasets.segmentation import SegmentationDataset
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.io import write_bytes
 from d2ls.errors import ConfigError
-from d2ls.prediction.masks import Masks
-from d2ls.prediction.record import REPORT
-from d2ls.prediction.scores import MEANS, Scores
+from d2ls.inference.masks import Masks
+from d2ls.inference.record import REPORT
+from d2ls.inference.score_table import PER_CLASS, percent
+from d2ls.inference.scores import MEANS, Scores
 from d2ls.report import entries, pictures
 from d2ls.report.examples import choose, example, ranked, spread
-from d2ls.score_table import PER_CLASS, percent
 
 _LABELS = {
     "command": "Command",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.spec import DatasetSpec
 
 Pixels = NDArray[np.uint8]
 _QUALITY = 80  # of lossy pictures, 0..100

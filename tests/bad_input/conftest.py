@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from d2ls.datasets.synthetic import folders
-from tests.prediction.conftest import checkpoint
+from d2ls.synthetic import folders
+from tests.inference.conftest import checkpoint
 
 __all__ = ["checkpoint"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from d2ls.cli import EXIT_BAD_INPUT, run_main
-from d2ls.datasets.files import read_image, read_index
+from d2ls.cli.common import EXIT_BAD_INPUT, run_main
+from d2ls.data.io import read_image, read_index
 from d2ls.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from d2ls.checkpoint import KEY
-from d2ls.datasets import cloud, dubai
+from d2ls.data.sets import cloud, dubai
 from tests.bad_input.running import call, refused
 
 Spoil = Callable[[Path, dict[str, Any]], object]

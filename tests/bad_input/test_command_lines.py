@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from d2ls.datasets import cloud, uavid
+from d2ls.data.sets import cloud, uavid
 from tests.bad_input.running import TESTS, TOOLS, contents, refused
 
 TILE = "top_mosaic_09cm_area1"

@@ -36,7 +36,7 @@ TEXTS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "an optimiser by name": (CONFIG + "optimizer = 'adamw'\n", ("bad.py: optimizer='adamw': expected Optimizer",)),
     "a schedule by name": (CONFIG + "lr_scheduler = 'cosine'\n", ("lr_scheduler='cosine': expected LRScheduler or",)),
     "data of another set": (
-        CONFIG + "from d2ls.datasets import loveda\nval_dataset = loveda.val()\n",
+        CONFIG + "from d2ls.data.sets import loveda\nval_dataset = loveda.val()\n",
         ("val_dataset (loveda) has 7 classes",),
     ),
     "a base that is not there": ('base = "gone.py"\n', ("bad.py: its base gone.py does not exist",)),

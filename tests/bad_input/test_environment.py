@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2ls.datasets import cloud, loveda
-from d2ls.datasets.files import write_png
-from d2ls.datasets.synthetic import folders
+from d2ls.data.io import write_png
+from d2ls.data.sets import cloud, loveda
+from d2ls.synthetic import folders
 from tests.bad_input.running import ROOT, call, contents, full_disk, refused
 from tests.tiny import write_config
 

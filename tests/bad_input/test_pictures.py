@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ls.datasets import cloud, dubai
-from d2ls.datasets.files import read_image, read_index, write_png
+from d2ls.data.io import read_image, read_index, write_png
+from d2ls.data.sets import cloud, dubai
 from tests.bad_input.running import call, refused
 
 Spoil = Callable[[Path], object]

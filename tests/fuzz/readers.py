@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from d2ls.datasets import files
+from d2ls.data import io as files
 from d2ls.errors import DataError
-from tests.datasets.folders import labels, picture
-from tests.datasets.test_files import GOOD
+from tests.data.folders import labels, picture
+from tests.data.test_io import GOOD
 from tests.fuzz.mutate import MUTATIONS, Rng, flip_bits, overwrite, with_checksums
 
 SHAPE = (40, 60)

@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from d2ls.config import parse_overrides
-from d2ls.datasets import cloud, dubai
-from d2ls.datasets.files import write_png
-from d2ls.datasets.labels import index_to_colours, read_colour_mask, read_index_mask
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.segmentation import SegmentationDataset
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.io import write_png
+from d2ls.data.labels import index_to_colours, read_colour_mask, read_index_mask
+from d2ls.data.pairs import Pair
+from d2ls.data.sets import cloud, dubai
 from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.inference import submission
+from d2ls.inference.evaluate import predict
+from d2ls.inference.masks import Masks
 from d2ls.models.weight_files import load_file
-from d2ls.prediction import submission
-from d2ls.prediction.evaluate import predict
-from d2ls.prediction.masks import Masks
 from d2ls.preparation.sources import Sources
-from tests.datasets.folders import labels, picture
+from tests.data.folders import labels, picture
 from tests.fuzz.mutate import MUTATIONS, flip_bits, overwrite
 from tests.fuzz.readers import damaged
 

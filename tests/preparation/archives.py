@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from d2ls.datasets import potsdam, vaihingen
+from d2ls.data.sets import potsdam, vaihingen
 from tests.preparation import oracle
 
 

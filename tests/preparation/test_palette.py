@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ls.datasets import potsdam
+from d2ls.data.sets import potsdam
 from d2ls.errors import DataError
 from d2ls.preparation.originals import Original
 from d2ls.preparation.patches import split

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2ls.datasets import files, uavid, vaihingen
+from d2ls.data import io as files
+from d2ls.data.sets import uavid, vaihingen
 from d2ls.errors import ConfigError, DataError
 from d2ls.preparation.originals import Original
 from d2ls.preparation.patches import Cutting, crowd_crops, cut, split, windows

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2ls.datasets import files, potsdam, vaihingen
+from d2ls.data import io as files
+from d2ls.data.sets import potsdam, vaihingen
 from d2ls.errors import DataError
 from d2ls.preparation.originals import Original
 from d2ls.preparation.splitting import split_all
@@ -121,7 +122,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 PEAK = """
 import json, sys
 from pathlib import Path
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.data.spec import DatasetSpec
 from d2ls.preparation.originals import Original
 from d2ls.preparation.patches import Cutting, split
 

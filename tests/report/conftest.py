@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import test_dubai
-from d2ls.cli import run_main
-from d2ls.datasets import dubai
-from d2ls.datasets.spec import DatasetSpec
-from tests.prediction.conftest import checkpoint, config, data, drawn
+from d2ls.cli.common import run_main
+from d2ls.data.sets import dubai
+from d2ls.data.spec import DatasetSpec
+from tests.inference.conftest import checkpoint, config, data, drawn
 
 __all__ = ["checkpoint", "config", "data", "drawn"]
 ODD_NAME = "ü <b>\"&amp;' %s"

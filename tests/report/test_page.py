@@ -18,16 +18,16 @@ import test_dubai
 import test_loveda
 import test_uavid
 from d2ls.checkpoint import KEY, describe
-from d2ls.cli import run_main
-from d2ls.datasets import dubai, loveda, uavid
-from d2ls.datasets.files import write_png
-from d2ls.datasets.labels import read_index_mask
-from d2ls.datasets.pairs import Pair
-from d2ls.datasets.segmentation import SegmentationDataset
-from d2ls.datasets.spec import DatasetSpec
+from d2ls.cli.common import run_main
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.io import write_png
+from d2ls.data.labels import read_index_mask
+from d2ls.data.pairs import Pair
+from d2ls.data.sets import dubai, loveda, uavid
+from d2ls.data.spec import DatasetSpec
+from d2ls.inference.masks import Masks
+from d2ls.inference.scores import Tally
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.prediction.masks import Masks
-from d2ls.prediction.scores import Tally
 from d2ls.report import page
 from tests.report.conftest import Run
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from d2ls.datasets import dubai
-from d2ls.datasets.labels import index_to_colours
+from d2ls.data.labels import index_to_colours
+from d2ls.data.sets import dubai
 from d2ls.report import pictures
 from d2ls.report.pictures import Picture
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from d2ls.cli import run_main
+from d2ls.cli.common import run_main
 
 ROOT = Path(__file__).resolve().parents[2]
 Outcome = tuple[int, str, str]

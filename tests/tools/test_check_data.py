@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2ls.datasets import cloud, dubai
+from d2ls.data.sets import cloud, dubai
 from tests.preparation import oracle
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from d2ls.datasets import loveda, potsdam, uavid, vaihingen
+from d2ls.data.sets import loveda, potsdam, uavid, vaihingen
 from d2ls.preparation import steps
 from tests.preparation import archives, oracle
 from tests.preparation.archives import encode, write_zip

@@ -1,0 +1,193 @@
+"""Loaders whose order and content depend on seed and epoch alone, whatever the number of workers."""
+
+import signal
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from d2ls.data.dataset import Draw, Sample, SegmentationDataset
+from d2ls.distributed import place
+from d2ls.errors import DataError
+from d2ls.memory import keep_freed_memory
+
+WORKER_MEMORY = 128 << 20  # bytes that a worker keeps after it has freed them
+GRACE = 60  # seconds that a worker goes on after SIGTERM
+
+
+class DrawSampler(Sampler[Draw]):
+    """A fresh order each epoch, and a seed for each sample.
+
+    Position p of an epoch is the same draw whatever the number of processes: rank r takes p = r, r + world, ..., so
+    that the batches of all ranks together are those of one process with the joint batch. Positions that do not fill a
+    batch on every rank are left out.
+
+    Args:
+        dataset: what is drawn from; its length is asked for at first use.
+        batch_size: samples of a batch on one rank.
+        seed: with the epoch, decides everything.
+        rank: this process; None asks torch.distributed.
+        world: number of processes; None asks torch.distributed.
+    """
+
+    def __init__(
+        self, dataset: Sized, batch_size: int, *, seed: int = 42, rank: int | None = None, world: int | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self._begun = (0, 0)
+        self._rank, self._world = rank, world
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws; Lightning calls it."""
+        self.epoch = epoch
+
+    def begin_at(self, epoch: int, batches: int) -> None:
+        """Leave out the first batches of an epoch, which a run that goes on has behind it; `len` stays the same."""
+        self.epoch, self._begun = epoch, (epoch, batches)
+
+    def order(self) -> dict[str, int]:
+        """What the order of an epoch and its division into batches depend on, besides the epoch."""
+        _, world = _place(self._rank, self._world)
+        return {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
+
+    def __len__(self) -> int:
+        _, world = _place(self._rank, self._world)
+        each = len(self.dataset) // world
+        if each < self.batch_size:
+            raise DataError(
+                f"{len(self.dataset)} training images are too few for a batch of {self.batch_size} on each of {world} "
+                f"process(es): no step in an epoch. Set train_batch_size to {max(each, 1)} or less, or add images."
+            )
+        return each - each % self.batch_size
+
+    def __iter__(self) -> Iterator[Draw]:
+        number = len(self)
+        rank, world = _place(self._rank, self._world)
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.dataset))
+        seeds = rng.integers(2**62, size=len(order))
+        epoch, batches = self._begun
+        behind = batches * self.batch_size if epoch == self.epoch else 0
+        for position in range(rank + behind * world, number * world, world):
+            yield Draw(int(order[position]), int(seeds[position]))
+
+
+class ShareSampler(Sampler[int]):
+    """Every image once, in order, dealt out to the processes; shares may differ in size by one.
+
+    A process beyond the number of images reads the last one again, to keep step with the others (see `surplus`).
+
+    Args:
+        dataset: what is dealt out; its length is asked for at first use.
+        rank: this process; None asks torch.distributed.
+        world: number of processes; None asks torch.distributed.
+    """
+
+    def __init__(self, dataset: Sized, *, rank: int | None = None, world: int | None = None) -> None:
+        self.dataset = dataset
+        self._rank, self._world = rank, world
+
+    def __len__(self) -> int:
+        return len(self._range())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._range())
+
+    @property
+    def surplus(self) -> bool:
+        """Whether what this process reads is another one's share, and must not be counted."""
+        return _place(self._rank, self._world)[0] >= len(self.dataset)
+
+    def _range(self) -> range:
+        rank, world = _place(self._rank, self._world)
+        images = len(self.dataset)
+        return range(max(min(rank, images - 1), 0), images, world)
+
+
+def training_loader(
+    dataset: SegmentationDataset, batch_size: int, *, seed: int = 42, num_workers: int = 2, **options: Any
+) -> DataLoader[Sample]:
+    """Shuffled batches of one size; a last smaller one is dropped.
+
+    Args:
+        dataset: with a recipe.
+        batch_size: samples of a batch, on each process.
+        seed: with the epoch (`loader.sampler.set_epoch`), decides order and content.
+        num_workers: reading processes; changes neither order nor content.
+        options: further arguments of `DataLoader`.
+    """
+    sampler = DrawSampler(dataset, batch_size, seed=seed)
+    return _loader(dataset, batch_size, sampler, num_workers, drop_last=True, **options)
+
+
+def evaluation_loader(
+    dataset: SegmentationDataset, batch_size: int = 1, *, num_workers: int = 2, **options: Any
+) -> DataLoader[Sample]:
+    """Every image once, in order, over all processes together.
+
+    Args:
+        dataset: without a recipe.
+        batch_size: images of a batch; above 1 they must have one size.
+        num_workers: reading processes.
+        options: further arguments of `DataLoader`.
+    """
+    return _loader(dataset, batch_size, ShareSampler(dataset), num_workers, **options)
+
+
+def begins_anywhere(loader: Any) -> bool:
+    """Whether a loader can begin inside an epoch; those of `training_loader` can."""
+    return hasattr(getattr(loader, "sampler", None), "begin_at")
+
+
+def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
+    """A batch: images and masks stacked, names and paths listed.
+
+    Raises:
+        DataError: samples of different sizes, or only some with masks.
+    """
+    sizes = {tuple(sample["image"].shape[1:]): sample["path"] for sample in samples}  # type: ignore[union-attr]
+    if len(sizes) > 1:
+        found = " and ".join(f"{width} x {height} ({path})" for (height, width), path in list(sizes.items())[:2])
+        raise DataError(f"images of one batch differ in size: {found}. Set a batch size of 1, or a crop for training.")
+    masked = [sample for sample in samples if "mask" in sample]
+    if masked and len(masked) < len(samples):
+        bare = next(sample["path"] for sample in samples if "mask" not in sample)
+        raise DataError(f"{bare}: no mask, but other images of its batch have one.")
+    batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in ("name", "path")}
+    for key in ("image", "mask") if masked else ("image",):
+        batch[key] = default_collate([sample[key] for sample in samples])  # a worker stacks into shared memory
+    return batch
+
+
+def _loader(
+    dataset: SegmentationDataset, batch_size: int, sampler: Sampler[Any], num_workers: int, **options: Any
+) -> DataLoader[Sample]:
+    settings: dict[str, Any] = {
+        "collate_fn": collate,
+        "persistent_workers": num_workers > 0,
+        "worker_init_fn": _start_worker,
+    }
+    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, **(settings | options))
+
+
+def _start_worker(_: int) -> None:
+    """Keep OpenCV's threads out of a worker: the workers share the cores already, and threads do not survive a fork.
+
+    A cluster sends SIGTERM to every process at once: the main one may need a few batches more until it has saved.
+    """
+    cv2.setNumThreads(0)
+    # A sample needs some 8 MB in large pieces: their pages took a third of an uncompressed sample's time.
+    keep_freed_memory(WORKER_MEMORY)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+def _place(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Rank and number of processes: as given, else as they are now."""
+    running = place()
+    return running.rank if rank is None else rank, running.number if world is None else world

@@ -1,0 +1,218 @@
+"""The picture that a training crop is cut from: one image, or a mosaic of four, of which only what is kept is read.
+
+A canvas is a plan of pieces of files. Scale and crop are chosen on it first, by the masks, which are cheap; then the
+images are read where the crop lies, and only that part is resized. The result is that of building the whole canvas,
+resizing it (bicubic; mask nearest) and cropping.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from d2ls.data import io as files
+from d2ls.data.augment import Recipe
+from d2ls.data.pairs import Pair, check_sizes
+from d2ls.errors import DataError
+
+if TYPE_CHECKING:
+    from d2ls.data.dataset import SegmentationDataset
+
+Pixels = NDArray[np.uint8]
+_CONTEXT = 4  # source pixels beside a window that its bicubic values may depend on
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rows `top` to `bottom` and columns `left` to `right`, the ends not included."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+    def common(self, other: "Box") -> "Box | None":
+        """The part that both have, or None."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Box(top, left, bottom, right) if top < bottom and left < right else None
+
+    def moved(self, down: int, right: int) -> "Box":
+        """The same box elsewhere."""
+        return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
+
+    def of(self, pixels: Pixels) -> Pixels:
+        """The box's part of an array (a view)."""
+        return pixels[self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an image and the box of the canvas that it fills; (down, right) leads from the file to the canvas."""
+
+    pair: Pair
+    size: tuple[int, int]
+    box: Box
+    down: int
+    right: int
+
+
+@dataclass
+class Canvas:
+    """Pieces that together make one picture of `shape`; what none of them fills is black and ignored."""
+
+    dataset: "SegmentationDataset"
+    shape: tuple[int, int]
+    pieces: Sequence[Piece]
+    _masks: dict[int, Pixels] = field(default_factory=dict)
+
+    @classmethod
+    def drawn(cls, dataset: "SegmentationDataset", index: int, recipe: Recipe, rng: np.random.Generator) -> "Canvas":
+        """The image `index` or, with the recipe's probability, a mosaic of it and three drawn ones (GeoSeg's order)."""
+        pairs = dataset.pairs
+        pair = pairs[index]
+        height, width = shape = files.read_size(pair.image)
+        if rng.random() >= recipe.mosaic:
+            return cls(dataset, shape, [Piece(pair, shape, Box(0, 0, height, width), 0, 0)])
+        down = int(rng.integers(height // 4, 3 * height // 4, endpoint=True))
+        right = int(rng.integers(width // 4, 3 * width // 4, endpoint=True))
+        boxes = (
+            Box(0, 0, down, right),
+            Box(0, right, down, width),
+            Box(down, 0, height, right),
+            Box(down, right, height, width),
+        )
+        chosen = [pair, *(pairs[partner] for partner in rng.integers(len(pairs), size=3))]
+        filled = [(pair, box) for pair, box in zip(chosen, boxes, strict=True) if min(box.shape)]
+        return cls(dataset, shape, [_piece(pair, box, rng) for pair, box in filled])
+
+    def sample(self, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+        """Scale and crop: an image (H, W, 3) and its mask (H, W), of the crop's size or, without one, the canvas's."""
+        if recipe.crop is None:
+            whole = Box(0, 0, *self.shape)
+            return self._image(whole), self._mask(whole)
+        scale = recipe.draw_scale(rng)
+        scaled = tuple(max(1, round(side * scale)) for side in self.shape)
+        crop, mask = self._choose(recipe, (scaled[0], scaled[1]), scale, rng)
+        image = self._scaled_image(crop, scale)
+        side = recipe.crop
+        missing = [(0, side - length) for length in mask.shape]  # an image smaller than the crop: filled below, right
+        if any(after for _, after in missing):
+            image = np.pad(image, (*missing, (0, 0)))
+            mask = np.pad(mask, missing, constant_values=self.dataset.spec.ignore_index)
+        return image, mask
+
+    def _choose(
+        self, recipe: Recipe, scaled: tuple[int, int], scale: Fraction, rng: np.random.Generator
+    ) -> tuple[Box, Pixels]:
+        """A crop of the scaled canvas and its mask: the first that is mixed enough, else the last drawn."""
+        height, width = (min(recipe.crop or side, side) for side in scaled)
+        for _ in range(recipe.tries):
+            top, left = (int(rng.integers(side - part + 1)) for side, part in zip(scaled, (height, width), strict=True))
+            crop = Box(top, left, top + height, left + width)
+            mask = self._scaled_mask(crop, scale)
+            if recipe.smart_crop is None or is_mixed(mask, self.dataset.spec.ignore_index, recipe.smart_crop):
+                break
+        return crop, mask
+
+    def _scaled_mask(self, crop: Box, scale: Fraction) -> Pixels:
+        """Nearest neighbour: each pixel of the crop takes the source pixel in which its centre lies."""
+        if scale == 1:
+            return self._mask(crop)
+        rows = _nearest(crop.top, crop.bottom, scale, self.shape[0])
+        columns = _nearest(crop.left, crop.right, scale, self.shape[1])
+        source = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+        nearest: Pixels = np.take(np.take(self._mask(source), rows - rows[0], 0), columns - columns[0], 1)
+        return nearest
+
+    def _scaled_image(self, crop: Box, scale: Fraction) -> Pixels:
+        """Bicubic, as OpenCV resizes the whole: the window begins where source and target grids meet."""
+        if scale == 1:
+            return self._image(crop)
+        (top, bottom), (left, right) = (
+            _window(begin, end, scale, side)
+            for begin, end, side in zip((crop.top, crop.left), (crop.bottom, crop.right), self.shape, strict=True)
+        )
+        source = self._image(Box(top, left, bottom, right))
+        below, beside = (-side % scale.denominator for side in source.shape[:2])
+        if below or beside:  # the canvas ends between two points where the grids meet
+            source = cv2.copyMakeBorder(source, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+        resized: Pixels = cv2.resize(source, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_CUBIC)
+        down, over = int(top * scale), int(left * scale)  # exact: both are multiples of the denominator
+        return resized[crop.top - down : crop.bottom - down, crop.left - over : crop.right - over]
+
+    def _image(self, box: Box) -> Pixels:
+        """RGB of a box of the canvas, (h, w, 3)."""
+        parts = [(piece, part) for piece in self.pieces if (part := piece.box.common(box))]
+        if len(parts) == 1 and parts[0][1] == box:
+            return _read(*parts[0])
+        pixels = np.zeros((*box.shape, 3), np.uint8)
+        for piece, part in parts:
+            part.moved(-box.top, -box.left).of(pixels)[...] = _read(piece, part)
+        return pixels
+
+    def _mask(self, box: Box) -> Pixels:
+        """Labels of a box of the canvas, (h, w)."""
+        parts = [(number, part) for number, piece in enumerate(self.pieces) if (part := piece.box.common(box))]
+        if len(parts) == 1 and parts[0][1] == box:
+            return self._labels(*parts[0])
+        pixels = np.full(box.shape, self.dataset.spec.ignore_index, np.uint8)
+        for number, part in parts:
+            part.moved(-box.top, -box.left).of(pixels)[...] = self._labels(number, part)
+        return pixels
+
+    def _labels(self, number: int, part: Box) -> Pixels:
+        """Labels of a box inside one piece; its file is read once."""
+        piece = self.pieces[number]
+        if number not in self._masks:
+            mask = self.dataset.read_mask(piece.pair)
+            if mask is None:
+                raise DataError(f"{piece.pair.image}: no mask. Training needs one for each image.")
+            check_sizes(piece.pair, piece.size, mask.shape)
+            self._masks[number] = mask
+        return part.moved(-piece.down, -piece.right).of(self._masks[number])
+
+
+def is_mixed(mask: Pixels, ignore_index: int, limit: float) -> bool:
+    """Whether two classes or more are present, and none has `limit` or more of the non-ignored pixels."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(256)
+    counts[ignore_index] = 0
+    total = counts.sum(dtype=np.float64)
+    return bool(np.count_nonzero(counts) > 1 and counts.max() < limit * total)
+
+
+def _piece(pair: Pair, box: Box, rng: np.random.Generator) -> Piece:
+    """A random crop of an image that fills a box of a mosaic; a smaller image leaves its right or lower part empty."""
+    size = files.read_size(pair.image)
+    height, width = (min(part, side) for part, side in zip(box.shape, size, strict=True))
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(size, (height, width), strict=True))
+    return Piece(pair, size, Box(box.top, box.left, box.top + height, box.left + width), box.top - top, box.left - left)
+
+
+def _read(piece: Piece, part: Box) -> Pixels:
+    """RGB of a box inside one piece."""
+    source = part.moved(-piece.down, -piece.right)
+    return files.read_window(piece.pair.image, source.top, source.left, *source.shape)
+
+
+def _nearest(begin: int, end: int, scale: Fraction, side: int) -> NDArray[np.intp]:
+    """Source pixels in which the centres of scaled pixels `begin` to `end` lie."""
+    centres = 2 * np.arange(begin, end) + 1  # in half scaled pixels
+    return np.minimum(centres * scale.denominator // (2 * scale.numerator), side - 1)
+
+
+def _window(begin: int, end: int, scale: Fraction, side: int) -> tuple[int, int]:
+    """Source pixels, from a multiple of the denominator on, that scaled pixels `begin` to `end` depend on."""
+    step = scale.denominator
+    first = max(0, int(begin / scale) - _CONTEXT) // step * step
+    last = min(side, -(-int(end / scale + _CONTEXT) // step) * step)
+    return first, last

@@ -1,0 +1,22 @@
+"""Cloud: clouds and their shadows in Landsat-8 patches (bands 4, 3 and 2 as RGB)."""
+
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.sets import img_ann
+from d2ls.data.spec import DatasetSpec
+
+SPEC = DatasetSpec(
+    name="cloud",
+    classes=("Clear", "Cloud Shadow", "Thin Cloud", "Cloud"),
+    colours=((79, 253, 199), (221, 53, 223), (251, 255, 41), (77, 2, 115)),
+    ignore_index=255,
+    ignore_colours=((0, 0, 0),),
+    citation="Foga et al., Cloud detection algorithm comparison and validation for Landsat (L8 Biome), 2017.",
+)
+RECIPE = img_ann.RECIPE
+_SPLITS = img_ann.Splits(SPEC)
+train, val = _SPLITS.train, _SPLITS.val
+
+
+def test() -> SegmentationDataset:
+    """Test images."""
+    return _SPLITS.evaluation("test")

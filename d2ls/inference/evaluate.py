@@ -1,0 +1,121 @@
+"""The loop of a test run: images are read ahead, segmented, and their masks written and counted in the background."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.errors import D2LSError
+from d2ls.inference.masks import Masks
+from d2ls.inference.predictor import Segment
+from d2ls.inference.scores import Scores, Tally
+from d2ls.inference.writer import Writer
+
+Sample = dict[str, Any]
+
+
+class Segmented(NamedTuple):
+    """An image's result on its way to the disk."""
+
+    name: str
+    mask: NDArray[np.uint8]
+    truth: NDArray[np.uint8] | None
+
+
+def predict(
+    dataset: SegmentationDataset,
+    segment: Segment,
+    masks: Masks,
+    *,
+    batch: int = 1,
+    workers: int = 2,
+    resume: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """Segment every image of a data set, write its mask, and score it where it has labels.
+
+    Masks of the same names are removed first, unless the run resumes: an interrupted run leaves none but its own.
+    Memory does not grow with the number of images: a few are read ahead, a few wait to be written.
+
+    Args:
+        dataset: read for evaluation.
+        segment: class indices of images.
+        masks: where they are written.
+        batch: images of one size, following each other, that are segmented at once.
+        workers: threads that read images.
+        resume: masks that are there already stay, and are scored as they are.
+        progress: told the number of images that have been finished since it was last told.
+
+    Returns:
+        Pixel counts of every image with labels.
+
+    Raises:
+        D2LSError: an image or mask cannot be used, or a mask cannot be written.
+    """
+    there = {pair.name for pair in dataset.pairs if resume and masks.path(pair.name).is_file()}
+    wanted = [index for index, pair in enumerate(dataset.pairs) if pair.name not in there]
+    for index in wanted:
+        masks.path(dataset.pairs[index].name).unlink(missing_ok=True)
+    tally = Tally(dataset.spec, [pair.name for pair in dataset.pairs])
+
+    def finish(result: Segmented) -> None:
+        masks.write(result.name, result.mask)
+        if result.truth is not None:
+            tally.add(result.name, result.mask, result.truth)
+
+    for pair in dataset.pairs:
+        if pair.name in there:
+            truth = dataset.read_mask(pair)
+            if truth is not None:
+                tally.add(pair.name, masks.read(pair.name), truth)
+            progress(1)
+    with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
+        for group in _batches(samples, batch):
+            for sample, mask in zip(group, _segment(segment, group), strict=True):
+                truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
+                writer.put(Segmented(sample["name"], mask.numpy(), truth))
+            progress(len(group))
+    return tally.scores()
+
+
+def _segment(segment: Segment, group: list[Sample]) -> Tensor:
+    """Class indices of some images, (B, H, W); an error names the first of them."""
+    try:
+        return segment(torch.stack([sample["image"] for sample in group]))
+    except D2LSError as problem:
+        raise type(problem)(f"{group[0]['path']}: {problem}") from problem
+
+
+def _read(dataset: SegmentationDataset, indices: Iterable[int], workers: int, ahead: int) -> Generator[Sample]:
+    """Samples in order, read by threads: decoding leaves Python's lock to the network."""
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="d2ls-reader") as pool:
+        try:
+            for index in indices:
+                waiting.append(pool.submit(dataset.__getitem__, index))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Successive samples of one size, `size` at most."""
+    group: list[Sample] = []
+    for sample in samples:
+        if group and (len(group) == size or sample["image"].shape != group[0]["image"].shape):
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group

@@ -1,0 +1,138 @@
+"""The network on its device and in its precision, as plain functions of images."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from d2ls.errors import ConfigError, DataError
+from d2ls.inference.sliding_window import Windows, segment_windows
+from d2ls.inference.tta import Views, mean_logits
+
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Lightning's names, and the type that autocast computes in."""
+
+Segment = Callable[[Tensor], Tensor]
+"""Class indices, uint8 (B, H, W) on the CPU, of images, float32 (B, 3, H, W)."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the accelerator where there is one, else the CPU.
+
+    Raises:
+        ConfigError: no device's name, or one that this machine does not have.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: expected auto, cpu, cuda, cuda:1, mps.") from error
+    here = {"cpu"} | ({accelerator.type} if accelerator else set())
+    if device.type not in here or (device.index or 0) >= (torch.accelerator.device_count() if accelerator else 1):
+        raise ConfigError(f"--device {name}: not on this machine, which has {', '.join(sorted(here))}.")
+    return device
+
+
+def check_precision(name: str | int) -> str:
+    """One of PRECISIONS; 32 means 32-true.
+
+    Raises:
+        ConfigError: none of them.
+    """
+    name = "32-true" if str(name) == "32" else str(name)
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision {name}: testing knows {', '.join(PRECISIONS)}. Choose one with --precision.")
+    return name
+
+
+class Network:
+    """A network in evaluation: float32 logits of images from the CPU.
+
+    Args:
+        net: its logits are (B, K, H, W).
+        device: where it runs.
+        precision: one of PRECISIONS.
+        channels_last: keep images and maps in NHWC memory order.
+        compiled: compile it with torch.compile when it is first called, again for further sizes.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        device: torch.device,
+        precision: str,
+        *,
+        channels_last: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.eval().to(device).to(memory_format=self.memory_format)
+        if compiled:
+            self.net.compile()
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, (B, K, H, W) on the device, of images (B, 3, H, W)."""
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            return self.net(images).float()
+
+
+def whole_images(network: Network, views: Views, tta_batch: int, num_classes: int) -> Segment:
+    """Segments images whole, by the mean of their views.
+
+    Args:
+        network: gives the logits.
+        views: of test-time augmentation.
+        tta_batch: views that the network gets at once.
+        num_classes: of the data set.
+    """
+
+    def segment(images: Tensor) -> Tensor:
+        return _classes(mean_logits(network, images.to(network.device), views, tta_batch), num_classes)
+
+    return segment
+
+
+def by_windows(
+    network: Network, views: Views, tta_batch: int, num_classes: int, windows: Windows, batch: int
+) -> Segment:
+    """Segments frames window by window, each by the mean of its views; `batch` windows at once, others as above."""
+
+    def model(images: Tensor) -> Tensor:
+        return mean_logits(network, images.to(network.device), views, tta_batch)
+
+    def segment(frames: Tensor) -> Tensor:
+        return torch.cat(
+            [_classes(segment_windows(model, frame, windows, batch)[None], num_classes) for frame in frames]
+        )
+
+    return segment
+
+
+def _classes(logits: Tensor, num_classes: int) -> Tensor:
+    """The class of each pixel, uint8 (B, H, W) on the CPU.
+
+    Raises:
+        ConfigError: the network has another number of classes.
+        DataError: logits that are no numbers.
+    """
+    if logits.shape[1] != num_classes:
+        raise ConfigError(f"the network gives {logits.shape[1]} classes, the data set has {num_classes}.")
+    with torch.inference_mode():
+        best = logits.amax(dim=1)
+        if not torch.stack(torch.aminmax(best)).isfinite().all():
+            raise DataError(
+                "the network gives logits that are no finite numbers: the checkpoint is damaged, or the precision "
+                "too low (try --precision 32-true)."
+            )
+        # The first class that reaches the maximum: a fifth of the time of the maximum's own int64 indices.
+        classes = torch.zeros_like(best, dtype=torch.uint8)
+        undecided = torch.ones_like(best, dtype=torch.bool)
+        for plane in logits.unbind(dim=1)[:-1]:
+            undecided &= plane != best
+            classes += undecided
+        return classes.cpu()

@@ -1,0 +1,122 @@
+"""What a test run works on: the images and the network, from a config, a checkpoint, or both."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from torch import nn
+
+from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
+from d2ls.config import Settings
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.labels import read_colour_mask
+from d2ls.data.sets import cloud, dubai, grass, landcoverai, loveda, potsdam, uavid, vaihingen
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import CheckpointError, ConfigError
+
+DATASETS: dict[str, ModuleType] = {
+    "vaihingen": vaihingen,
+    "potsdam": potsdam,
+    "loveda": loveda,
+    "uavid": uavid,
+    "grass": grass,
+    "cloud": cloud,
+    "dubai": dubai,
+}
+FRAME_SPECS = {"uavid": uavid.SPEC, "pv": potsdam.SPEC, "landcoverai": landcoverai.SPEC}
+"""Classes and colours that frames can be segmented in, by the name that `-d` gives them."""
+
+
+class Trained(NamedTuple):
+    """A network with its weights, and lines about how they were found."""
+
+    net: nn.Module
+    checkpoint: Checkpoint
+    notes: list[str]
+
+
+def test_images(name: str, settings: Settings | None, *, validation: bool = False) -> SegmentationDataset:
+    """The images of a test script: those of the config, else those that the data set itself names.
+
+    Args:
+        name: of the script's data set.
+        settings: the config.
+        validation: the validation split in the place of the test split.
+
+    Raises:
+        ConfigError: the config is of another data set, or has no test images.
+    """
+    split = "val" if validation else "test"
+    if settings is None:
+        dataset: SegmentationDataset = getattr(DATASETS[name], split)()
+        return dataset
+    dataset = getattr(settings, f"{split}_dataset")
+    if not isinstance(dataset, SegmentationDataset):
+        raise ConfigError(
+            f"{settings.path}: {split}_dataset={dataset!r}; expected a data set, such as {name}.{split}()."
+        )
+    if dataset.spec.name != name and dataset.spec.name in DATASETS:
+        raise ConfigError(
+            f"{settings.path} is of {dataset.spec.name}, this script tests {name}. Use test_{dataset.spec.name}.py, "
+            f"whose views are right for it, or a config of {name}."
+        )
+    return dataset
+
+
+def frames(folder: Path | None, colours: str) -> SegmentationDataset:
+    """Frames `seqN/Images` of a folder, in the classes of one of FRAME_SPECS."""
+    listing = uavid.test(folder)
+    return SegmentationDataset(FRAME_SPECS[colours], lambda: listing.pairs, read_mask=read_colour_mask)
+
+
+def trained_network(settings: Settings | None, weights: Path | None, spec: DatasetSpec) -> Trained:
+    """The network that is tested.
+
+    Args:
+        settings: the config that builds it; None takes what the checkpoint says.
+        weights: the checkpoint; None takes the one that the config names.
+        spec: classes that it must have.
+
+    Raises:
+        ConfigError: neither is given, or the config's classes are not those of the images.
+        CheckpointError: no checkpoint, or one of another network or of other classes.
+    """
+    notes: list[str] = []
+    if weights is None:
+        if settings is None:
+            raise ConfigError(
+                "nothing says which network to test: give a config with -c, a checkpoint with -w, or both."
+            )
+        weights = _weights_of(settings, notes)
+    checkpoint = read_checkpoint(weights)
+    if checkpoint.spec is not None and checkpoint.spec.classes != spec.classes:
+        raise CheckpointError(
+            f"{weights} was trained on the classes {', '.join(checkpoint.spec.classes)} ({checkpoint.spec.name}); the "
+            f"images have {', '.join(spec.classes)} ({spec.name}). Use a checkpoint and a config of one data set."
+        )
+    if settings is None:
+        net = checkpoint.build()
+    else:
+        if settings.num_classes != spec.num_classes:
+            raise ConfigError(
+                f"{settings.path} has {settings.num_classes} classes, {', '.join(settings.classes)}; the masks have "
+                f"{spec.num_classes}, {', '.join(spec.classes)}. Choose a config and colours of the same classes."
+            )
+        net = settings.net
+        if left_out := load_weights(net, checkpoint):
+            notes.append(
+                f"{weights} has the reference's names; {len(left_out)} tensors that are never used are left out"
+            )
+    return Trained(net, checkpoint, notes)
+
+
+def _weights_of(settings: Settings, notes: list[str]) -> Path:
+    """The checkpoint that a config names, else its last one."""
+    folder = Path(settings.weights_path)
+    named, last = folder / f"{settings.test_weights_name}.ckpt", folder / "last.ckpt"
+    if named.is_file():
+        return named
+    if last.is_file():
+        notes.append(f"no {named}; testing {last}")
+        return last
+    raise CheckpointError(f"neither {named} nor {last} is there. Train first, or name a checkpoint with -w.")

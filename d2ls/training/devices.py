@@ -1,0 +1,116 @@
+"""Runs on several devices: what must fit together, batch normalisation over all of them, and how they end."""
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.layer_sync import LayerSync
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import RandomSampler, SequentialSampler
+
+from d2ls.config import Settings
+from d2ls.errors import ConfigError, D2LSError
+
+PATIENCE = 3.0  # seconds until a process that has failed is taken to have ended
+_BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what torch says of lost processes
+
+
+class SyncBatchNorm(LayerSync):
+    """Batch normalisation over the joint batch of all processes.
+
+    timm's normalisation layers carry their activation, which torch's own conversion drops and timm's keeps. Weights
+    and statistics stay the same tensors of the same names.
+    """
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Convert the layers, in place."""
+        converted: nn.Module = convert_sync_batchnorm(model)
+        return converted
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Nothing: outside a distributed run the layers are plain ones."""
+        return model
+
+
+def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
+    """Refuse what the chosen devices and strategy cannot do.
+
+    Returns:
+        Notes for the user, one line each.
+
+    Raises:
+        ConfigError: synchronised batch normalisation without GPUs, gradient clipping under FSDP, or loaders that give
+            the same images to several processes.
+    """
+    device = trainer.strategy.root_device.type
+    for name in ("train_loader", "val_loader") if trainer.world_size > 1 else ():
+        sampler = getattr(getattr(settings, name), "sampler", None)
+        if isinstance(sampler, RandomSampler | SequentialSampler):
+            raise ConfigError(
+                f"{name}: its {type(sampler).__name__} gives all images to each of {trainer.world_size} processes. "
+                "Make the loader with d2ls.data.loaders, or give it torch's DistributedSampler."
+            )
+    if settings.sync_batchnorm and trainer.world_size > 1 and device != "cuda":
+        raise ConfigError(
+            f"sync_batchnorm=True: torch normalises over {trainer.world_size} processes on GPUs only, and these run on "
+            f"accelerator={device!r}. Set sync_batchnorm=False, or gpus=1."
+        )
+    if settings.strategy.startswith("fsdp") and settings.gradient_clip_val is not None:
+        raise ConfigError(
+            f"strategy={settings.strategy!r} and gradient_clip_val={settings.gradient_clip_val}: Lightning cannot clip "
+            "the norm of gradients that lie on several devices. Set gradient_clip_val=None, or strategy='ddp'."
+        )
+    notes = []
+    if settings.sync_batchnorm and not any(isinstance(module, _BatchNorm) for module in settings.net.modules()):
+        notes.append("sync_batchnorm=True changes nothing: the network has no batch normalisation")
+    each, steps = getattr(settings.train_loader, "batch_size", None), settings.accumulate_grad_batches
+    if trainer.world_size > 1 and each is not None:  # a loader with a batch sampler of its own does not tell
+        product = f"{trainer.world_size} processes x {each} images" + (f" x {steps} batches" if steps > 1 else "")
+        notes.append(f"a step learns from {trainer.world_size * each * steps} images ({product}); lr is taken as it is")
+    return notes
+
+
+@contextlib.contextmanager
+def ending_together(trainer: pl.Trainer) -> Iterator[None]:
+    """Let an error in one process end all that this one has started, and say which it was.
+
+    Raises:
+        D2LSError: another process has ended, and this one lost touch with it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not any(sign in str(error) for sign in _BROKEN):
+            _end(_started_by(trainer))
+            raise
+        raise D2LSError(_lost(_started_by(trainer))) from error
+    except Exception:
+        _end(_started_by(trainer))
+        raise
+
+
+def _started_by(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
+    """The processes that this one has started, in the order of their ranks from 1; none under torchrun or Slurm."""
+    return list(getattr(trainer.strategy.launcher, "procs", []))
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Kill: a process that waits for another one's data hears nothing else."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGKILL)
+
+
+def _lost(processes: list[subprocess.Popen[bytes]]) -> str:
+    for rank, process in enumerate(processes, start=1):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if code := process.wait(PATIENCE):
+                _end(processes)
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                return f"process {rank} of this run {how}; what went wrong stands above."
+    _end(processes)
+    return "another process of this run has ended, and this one with it; what went wrong stands in its output."

@@ -1,0 +1,287 @@
+"""A trial of everything that training and testing do, on one small image, before days are spent on it."""
+
+import contextlib
+import copy
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
+from d2ls.config import Settings
+from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.inference import tta
+from d2ls.inference.masks import Masks
+from d2ls.inference.predictor import Network, whole_images
+from d2ls.training.checkpoint_io import WholeCheckpoints
+from d2ls.training.labels_check import SAMPLES, check_labels
+from d2ls.training.module import SegmentationModule
+from d2ls.training.resume import choose_start
+from d2ls.training.trainer import initial_weights
+
+SIDE = 128  # of the image that is tried, in pixels
+COPIES = 4  # checkpoints that the disk must have room for: best, last, the one before it, the one being written
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one part of the trial."""
+
+    part: str
+    text: str
+    seconds: float
+    is_problem: bool = False
+
+
+@dataclass
+class Trial:
+    """The parts of a trial, in order; each gives a line of what it verified, or raises what it found.
+
+    Attributes:
+        settings: a config as `load_config` read it; its network is trained by one step.
+        folder: for everything that is written.
+    """
+
+    settings: Settings
+    folder: Path
+    _samples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _trainer: pl.Trainer | None = None
+    _checkpoint: Checkpoint | None = None
+    _again: nn.Module | None = None
+
+    def parts(self) -> dict[str, Callable[[], str]]:
+        """Functions by name."""
+        return {
+            "training images": partial(self.read, "train"),
+            "validation images": partial(self.read, "val"),
+            "test images": partial(self.read, "test"),
+            "labels": self.compare_labels,
+            "initial weights": self.start,
+            "training step, validation": self.train,
+            "checkpoint": self.save,
+            "network from the checkpoint": self.reload,
+            "mask of a test": self.predict,
+            "room for checkpoints": self.look_for_room,
+        }
+
+    def read(self, split: str) -> str:
+        """Read the first sample of a split as a run would."""
+        dataset = getattr(self.settings, f"{split}_dataset")
+        if dataset is None:
+            return "none in the config"
+        if split == "train":
+            len(self.settings.train_loader)  # refuses too few images for a batch
+        sample = self._samples[split] = dict(dataset[0])
+        height, width = sample["image"].shape[-2:]
+        if "mask" not in sample and split != "test":
+            raise DataError(f"{sample['path']}: no mask; training and validation need one for each image.")
+        labels = self._seen(sample["mask"]) if "mask" in sample else "no labels"
+        return f"{len(dataset)}; the first of {width} x {height} pixels, {labels}"
+
+    def compare_labels(self) -> str:
+        """Compare the labels of some masks with the classes."""
+        check_labels(self.settings)
+        return f"of {SAMPLES} images of each split: all are one of {self.settings.num_classes} classes, or ignored"
+
+    def start(self) -> str:
+        """Load the weights that training starts from."""
+        start = choose_start(self.settings)
+        initial_weights(self.settings, start.checkpoint)
+        count = sum(parameter.numel() for parameter in self.settings.net.parameters())
+        return f"{count / 1e6:.2f} million parameters" + "".join(f"; {note}" for note in start.notes)
+
+    def train(self) -> str:
+        """One step of training and a validation, through Lightning, on the config's device and in its precision."""
+        backbone: Any = getattr(self.settings.net, "backbone", None)
+        if getattr(backbone, "pending", False):
+            backbone.pending = False  # a problem that has been told; the rest can be tried without these weights
+        self._check_optimizer()
+        loaders = self._loader("train"), self._loader("val")
+        module = SegmentationModule(self.settings.replaced(train_loader=loaders[0], val_loader=loaders[1]))
+        before = {name: p.detach().cpu().clone() for name, p in module.net.named_parameters() if p.requires_grad}
+        trainer = self._build_trainer()
+        trainer.fit(module, *loaders)
+        self._trainer = trainer
+        after = dict(module.net.named_parameters())
+        changed = sum(not torch.equal(value, after[name].detach().cpu()) for name, value in before.items())
+        if not changed and "16" not in str(self.settings.precision):  # there, a first step may be left out
+            raise ConfigError("the training step changed no weight. Is every learning rate above 0?")
+        loss, scores = trainer.callback_metrics["train_loss"].item(), module.scores
+        shown = "" if scores is None else f"; validation mIoU {100 * scores['mIoU']:.1f} %"
+        return f"loss {loss:.3f}, {changed} of {len(before)} trainable tensors changed{shown}"
+
+    def save(self) -> str:
+        """Write a checkpoint and read it back."""
+        trainer, net = self._trained()
+        path = self.folder / "trial.ckpt"
+        trainer.save_checkpoint(path)
+        read = read_checkpoint(path)
+        state = net.state_dict()
+        if differing := [name for name, tensor in state.items() if not _same(tensor, read.weights.get(name))]:
+            raise CheckpointError(f"{len(differing)} tensors differ once written and read (first: {differing[0]}).")
+        self._checkpoint = read
+        return f"{path.stat().st_size / 1e6:.0f} MB, {len(state)} tensors read back bit by bit"
+
+    def reload(self) -> str:
+        """Build the network again from the checkpoint alone, and compare its logits."""
+        _, net = self._trained()
+        if self._checkpoint is None:
+            raise _NotTriedError("no checkpoint")
+        if self._checkpoint.arguments is not None:
+            again = self._checkpoint.build()
+        else:
+            again = copy.deepcopy(net)
+            with torch.no_grad():
+                for parameter in again.parameters():
+                    parameter.zero_()
+            load_weights(again, self._checkpoint)
+        image = self._small("val")["image"][None]
+        with torch.inference_mode():
+            one, other = net.cpu().eval()(image), again.cpu().eval()(image)
+        if one.shape[1] != self.settings.num_classes:
+            raise ConfigError(f"net gives {one.shape[1]} classes, num_classes={self.settings.num_classes}.")
+        if not (difference := (one - other).abs().max().item()) <= 1e-4:  # nor what is no number
+            raise CheckpointError(f"the logits of the network from the checkpoint differ by {difference:.2g}.")
+        self._again = again
+        return f"its logits {tuple(one.shape)} differ by {difference:.1g} at most"
+
+    def predict(self) -> str:
+        """Segment an image as the test scripts do, and read its masks back."""
+        if self._again is None:
+            raise _NotTriedError("no network from a checkpoint")
+        spec = getattr(self.settings.test_dataset, "spec", getattr(self.settings.val_dataset, "spec", None))
+        if spec is None:
+            return "not tried: the data set does not say what its labels mean (spec)"
+        segment = whole_images(Network(self._again, torch.device("cpu"), "32-true"), tta.NONE, 1, spec.num_classes)
+        index = segment(self._small("test" if "test" in self._samples else "val")["image"][None])[0].numpy()
+        for coloured in (False, True):
+            masks = Masks(self.folder / f"masks{coloured}", spec, coloured=coloured)
+            masks.write("trial", index)
+            if not np.array_equal(masks.read("trial"), index):
+                raise DataError(f"a {'colour' if coloured else 'index'} mask differs once written and read.")
+        return f"indices and colours, {index.shape[1]} x {index.shape[0]} pixels, read back as they were"
+
+    def look_for_room(self) -> str:
+        """Whether the folder of checkpoints can be written, and its disk has room for them."""
+        wanted = Path(self.settings.weights_path).absolute()
+        there = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise ConfigError(f"weights_path={self.settings.weights_path!r}: {there} is no folder that can be written.")
+        if self._checkpoint is None:
+            raise _NotTriedError("no checkpoint")
+        size, free = COPIES * self._checkpoint.path.stat().st_size, shutil.disk_usage(there).free
+        if free < size:
+            raise ConfigError(f"{there}: {free / 1e9:.1f} GB are free, checkpoints need {size / 1e9:.1f} GB.")
+        return f"{free / 1e9:.1f} GB free in {there}, {size / 1e9:.2f} GB needed"
+
+    def _seen(self, mask: Tensor) -> str:
+        """Which classes a mask has."""
+        classes = self.settings.classes
+        absent = [name for index, name in enumerate(classes) if not (mask == index).any()]
+        missing = f" (not {', '.join(absent)})" if absent else ""
+        return f"{len(classes) - len(absent)} of {len(classes)} classes{missing}"
+
+    def _check_optimizer(self) -> None:
+        optimised = {id(p) for group in self.settings.optimizer.param_groups for p in group["params"]}
+        trainable = {name: p for name, p in self.settings.net.named_parameters() if p.requires_grad}
+        if left_out := [name for name, parameter in trainable.items() if id(parameter) not in optimised]:
+            raise ConfigError(
+                f"optimizer leaves out {len(left_out)} of the {len(trainable)} trainable tensors of net (first: "
+                f"{left_out[0]}). Build it from this network."
+            )
+
+    def _build_trainer(self) -> pl.Trainer:
+        names = ("accelerator", "precision", "deterministic", "gradient_clip_val")
+        chosen = {name: getattr(self.settings, name) for name in names}
+        return pl.Trainer(
+            **chosen, devices=1, max_epochs=1, plugins=[WholeCheckpoints()], default_root_dir=self.folder, logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+
+    def _trained(self) -> tuple[pl.Trainer, nn.Module]:
+        if self._trainer is None:
+            raise _NotTriedError("no training step")
+        return self._trainer, self.settings.net
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        """A small sample as the only batch of the config's loader."""
+        samples: Any = [self._small(split)]
+        return DataLoader(samples, collate_fn=getattr(self.settings, f"{split}_loader").collate_fn)
+
+    def _small(self, split: str) -> dict[str, Any]:
+        """A sample around one of its labelled pixels; without data, one that is made up."""
+        sample = self._samples.get(split)
+        if sample is None:
+            generator = torch.Generator().manual_seed(0)
+            mask = torch.randint(self.settings.num_classes, (SIDE, SIDE), generator=generator)
+            return {"image": torch.randn(3, SIDE, SIDE, generator=generator), "mask": mask, "name": "-", "path": "-"}
+        sides = sample["image"].shape[-2:]
+        labelled = (sample["mask"] != self.settings.ignore_index).nonzero() if "mask" in sample else ()
+        centre = labelled[len(labelled) // 2].tolist() if len(labelled) else [side // 2 for side in sides]
+        top, left = (max(0, min(at - SIDE // 2, side - SIDE)) for at, side in zip(centre, sides, strict=True))
+        window = np.s_[..., top : top + SIDE, left : left + SIDE]
+        return sample | {name: sample[name][window] for name in ("image", "mask") if name in sample}
+
+
+def check(settings: Settings, console: Console) -> list[str]:
+    """Try everything that a run of these settings does, print what was verified, and leave nothing behind.
+
+    Returns:
+        The problems, one line each.
+    """
+    findings: list[Finding] = []
+    with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # the crop of the training image is drawn
+        for part, function in Trial(settings, Path(folder)).parts().items():
+            begin, is_problem = time.perf_counter(), False
+            try:
+                text = function()
+            except _NotTriedError as reason:
+                text = f"not tried: {reason}"
+            except Exception as error:  # whatever a network or a data set of the user's own may raise
+                ours = type(error).__module__ == ConfigError.__module__
+                text, is_problem = str(error) if ours else f"{type(error).__name__}: {error}", True
+            findings.append(Finding(part, text, time.perf_counter() - begin, is_problem))
+    table = Table("part", "found", "seconds", title=f"{settings.path}: one image of {SIDE} px through everything")
+    for finding in findings:
+        table.add_row(finding.part, "PROBLEM" if finding.is_problem else finding.text, f"{finding.seconds:.1f}")
+    console.print(table)
+    return [f"{finding.part}: {finding.text}" for finding in findings if finding.is_problem]
+
+
+class _NotTriedError(Exception):
+    """A part needs what an earlier one could not give."""
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice from the terminal: it is about this trial, not about the run."""
+    log = logging.getLogger("pytorch_lightning")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
