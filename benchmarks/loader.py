@@ -41,11 +41,11 @@ from d2ls.data import dataset as segmentation
 from d2ls.data import io as files
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.loaders import training_loader
-from d2ls.data.mosaic import Canvas
+from d2ls.data.mosaic import Mosaic
 from d2ls.data.pairs import Pair
 from d2ls.data.sets import loveda, vaihingen
 from d2ls.synthetic import draw_scene
-from tests.plain_recipe import SIZE, PlainRecipe
+from tests.plain_augmentation import SIZE, PlainAugmentation
 
 RECIPES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "vaihingen": (vaihingen, ("lzw", "ours")),
@@ -80,8 +80,11 @@ def draw(folder: Path, tiles: int, samples: int) -> dict[str, list[Pair]]:
 def datasets(name: str, form: str, drawn: dict[str, list[Pair]], options: argparse.Namespace) -> dict[str, Any]:
     """The data set of each side."""
     module, pairs = RECIPES[name][0], drawn[form]
-    plain = PlainRecipe(pairs, module.RECIPE, module.SPEC.ignore_index, pillow=options.resize == "pillow")
-    return {"plain": plain, "ours": SegmentationDataset(module.SPEC, partial(list, pairs), recipe=module.RECIPE)}
+    plain = PlainAugmentation(pairs, module.AUGMENTATION, module.SPEC.ignore_index, pillow=options.resize == "pillow")
+    return {
+        "plain": plain,
+        "ours": SegmentationDataset(module.SPEC, partial(list, pairs), augmentation=module.AUGMENTATION),
+    }
 
 
 def loader(side: str, dataset: Any, workers: int, batch: int) -> DataLoader[Any]:
@@ -202,13 +205,13 @@ def watched(side: str, dataset: Any) -> list[tuple[Any, str, str]]:
     return [
         (files, "read_window", "decode image"),
         (dataset, "read_mask", "decode mask"),
-        (Canvas, "_image", "mosaic"),
-        (Canvas, "_mask", "mosaic"),
-        (Canvas, "_scaled_image", "resize"),
-        (Canvas, "_scaled_mask", "resize"),
-        (Canvas, "_choose", "crop"),
-        (segmentation, "turn_and_flip", "augment"),
-        (segmentation, "change_colours", "augment"),
+        (Mosaic, "_image", "mosaic"),
+        (Mosaic, "_mask", "mosaic"),
+        (Mosaic, "_scaled_image", "resize"),
+        (Mosaic, "_scaled_mask", "resize"),
+        (Mosaic, "_choose", "crop"),
+        (segmentation, "random_rotate_flip", "augment"),
+        (segmentation, "random_colours", "augment"),
         (segmentation, "normalise", "normalise"),
     ]
 

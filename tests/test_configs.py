@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from d2ls.config import Settings, load_config
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.errors import CheckpointError
 from d2ls.synthetic import prepare as demo_drawing
 from d2ls.training.trainer import train
@@ -64,8 +64,8 @@ def test_every_config_loads_without_network_and_data(name: str, protocol: str, t
     assert settings.weights_path == f"model_weights/{folder}/{stem}"
     assert settings.log_name == f"{folder}/{stem}"
     assert settings.classes == settings.train_dataset.spec.classes
-    assert settings.val_dataset.recipe is None, "evaluation is deterministic"
-    assert settings.test_dataset.recipe is None
+    assert settings.val_dataset.augmentation is None, "evaluation is deterministic"
+    assert settings.test_dataset.augmentation is None
     assert settings.save_last
     assert settings.save_top_k == 1
     assert settings.gradient_clip_val is None
@@ -80,7 +80,7 @@ def test_published_settings(name: str) -> None:
     epochs, batch, lr, monitor = PUBLISHED[name]
     assert (settings.max_epoch, settings.train_batch_size, settings.lr) == (epochs, batch, lr)
     assert (settings.monitor, settings.monitor_mode, settings.check_val_every_n_epoch) == (monitor, "max", 1)
-    assert settings.train_dataset.recipe == Recipe(**RECIPES[name])
+    assert settings.train_dataset.augmentation == Augmentation(**RECIPES[name])
     assert settings.train_loader.batch_size == batch
     assert settings.train_loader.drop_last
     assert (settings.pretrained, settings.stages, settings.weight_decay) == ("torchvision", 3, 0.01)
@@ -125,7 +125,7 @@ def test_dubai_s_three_configs_share_everything_but_the_network() -> None:
     ours, static, unet = (load(f"dubai/{name}.py") for name in ("d2ls", "static", "unet"))
     for name in ("max_epoch", "train_batch_size", "lr", "weight_decay", "seed", "backbone", "pretrained", "crop"):
         assert getattr(ours, name) == getattr(static, name) == getattr(unet, name), name
-    assert ours.train_dataset.recipe == static.train_dataset.recipe == unet.train_dataset.recipe
+    assert ours.train_dataset.augmentation == static.train_dataset.augmentation == unet.train_dataset.augmentation
     assert (ours.net.arguments["dictionary"], static.net.arguments["dictionary"]) == ("dynamic", "static")
     assert static.net.arguments | {"dictionary": "dynamic"} == ours.net.arguments
     assert Path(ours.pretrained).is_file(), "the weights come with an installed package"

@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from d2ls.data.loaders import DrawSampler, ShareSampler
+from d2ls.data.loaders import DistributedEvalSampler, SeededSampler
 from d2ls.distributed import all_gather, place
 from d2ls.errors import DataError
 from d2ls.losses import D2LSLoss, contrastive_loss
@@ -103,8 +103,8 @@ def job(rank: int, folder: str) -> None:
         for at in range(2):  # DDP misses unused parameters in the second step
             net.zero_grad()
             found["network"].append((step(net, part, at), {name: g.clone() for name, g in gradients(net).items()}))
-        found["draws"] = [tuple(draw) for draw in DrawSampler(range(11), 2, seed=1)]
-        found["shares"] = list(ShareSampler(range(5)))
+        found["draws"] = [tuple(draw) for draw in SeededSampler(range(11), 2, seed=1)]
+        found["shares"] = list(DistributedEvalSampler(range(5)))
         try:
             terms_and_gradients(slice(0, 1 + rank), "labelled")
         except DataError as error:
@@ -176,7 +176,7 @@ def test_batches_of_different_size_are_refused_by_all(found: list[dict[str, Any]
 
 def test_samples_are_dealt_out_once(found: list[dict[str, Any]]) -> None:
     assert sorted(found[0]["shares"] + found[1]["shares"]) == list(range(5))
-    alone = [tuple(draw) for draw in DrawSampler(range(11), 4, seed=1, rank=0, world=1)]
+    alone = [tuple(draw) for draw in SeededSampler(range(11), 4, seed=1, rank=0, world=1)]
     for start in range(0, 8, 4):
         joint = [draw for f in found for draw in f["draws"][start // 2 : start // 2 + 2]]
         assert sorted(joint) == sorted(alone[start : start + 4]), "the batches of both are that of one"

@@ -20,7 +20,7 @@ _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Augmentation:
     """Random changes of a training sample: mosaic, scale, crop, turns and flips, colour, in this order.
 
     Attributes:
@@ -64,16 +64,22 @@ class Recipe:
         if self.tries < 1:
             raise ConfigError(f"tries is {self.tries}; expected 1 or more.")
 
-    def draw_scale(self, rng: np.random.Generator) -> Fraction:
+    def random_scale(self, rng: np.random.Generator) -> Fraction:
         """One of the scales, as the nearest fraction of small numbers (0.75 is 3/4)."""
         if not self.scales:
             return Fraction(1)
         return Fraction(self.scales[rng.integers(len(self.scales))]).limit_denominator(_LARGEST_DENOMINATOR)
 
 
-def turn_and_flip(image: Pixels, mask: Pixels, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+def random_rotate_flip(
+    image: Pixels, mask: Pixels, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
     """Turn and flip an image (H, W, 3) and its mask (H, W) alike."""
-    turn, turns, across, down = rng.random() < recipe.rot90, int(rng.integers(1, 4)), *(rng.random(2) < recipe.flip)
+    turn, turns, across, down = (
+        rng.random() < augmentation.rot90,
+        int(rng.integers(1, 4)),
+        *(rng.random(2) < augmentation.flip),
+    )
     if turn:
         code = _TURNS[turns if mask.shape[0] == mask.shape[1] else 2]
         image, mask = cv2.rotate(image, code), cv2.rotate(mask, code)
@@ -83,11 +89,11 @@ def turn_and_flip(image: Pixels, mask: Pixels, recipe: Recipe, rng: np.random.Ge
     return image, mask
 
 
-def change_colours(image: Pixels, recipe: Recipe, rng: np.random.Generator) -> Pixels:
+def random_colours(image: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
     """Brightness, contrast and sharpness of an image (H, W, 3), by albumentations."""
-    if not (recipe.brightness_contrast or recipe.sharpen):
+    if not (augmentation.brightness_contrast or augmentation.sharpen):
         return image
-    change = _colour_change(recipe.brightness_contrast, recipe.sharpen)
+    change = _colour_change(augmentation.brightness_contrast, augmentation.sharpen)
     change.set_random_seed(int(rng.integers(1 << 32)))
     changed: Pixels = change(image=np.ascontiguousarray(image))["image"]
     return changed

@@ -1,4 +1,4 @@
-"""The one Dataset class: pairs of files, listed when first needed, read whole or by a training recipe."""
+"""The one Dataset class: pairs of files, listed when first needed, read whole or by a training augmentation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe, change_colours, normalise, turn_and_flip
+from d2ls.data.augment import Augmentation, normalise, random_colours, random_rotate_flip
 from d2ls.data.labels import read_index_mask
-from d2ls.data.mosaic import Canvas
+from d2ls.data.mosaic import Mosaic
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.spec import DatasetSpec
 
@@ -21,7 +21,7 @@ MaskReader = Callable[[Path, DatasetSpec], NDArray[np.uint8]]
 Sample = dict[str, Tensor | str]
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """A training sample asked for: which image, and the seed of everything drawn for it."""
 
     index: int  # type: ignore[assignment]  # hides the method of tuples, which nobody needs here
@@ -33,15 +33,15 @@ class SegmentationDataset(Dataset[Sample]):
 
     `dataset[i]` is a dict of "image", float32 (3, H, W), ImageNet-normalised; "mask", int64 (H, W) of class indices and
     the ignore index, absent where the split has no masks; "name", unique in the split; "path", the image's file.
-    Without a recipe it is the whole image, every time the same. With one, `dataset[Draw(i, seed)]` depends on the
-    files, i and the seed alone, and `dataset[i]` takes its seed from torch's generator.
+    Without an augmentation it is the whole image, always the same. With one, `dataset[SampleRequest(i, seed)]` depends
+    on the files, i and the seed alone, and `dataset[i]` takes its seed from torch's generator.
 
     Args:
         spec: what the labels mean.
         listing: lists the pairs; called at first use, so that constructing a data set touches no disk. A function of a
             module or a `functools.partial` of one, so that it can be sent to worker processes.
         read_mask: reads a mask file as class indices.
-        recipe: random changes for training; None for evaluation.
+        augmentation: random changes for training; None for evaluation.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class SegmentationDataset(Dataset[Sample]):
         listing: Callable[[], list[Pair]],
         *,
         read_mask: MaskReader = read_index_mask,
-        recipe: Recipe | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.spec = spec
-        self.recipe = recipe
+        self.augmentation = augmentation
         self._listing = listing
         self._read_mask = read_mask
         self._pairs: list[Pair] | None = None
@@ -72,14 +72,14 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, item: int | Draw) -> Sample:
-        index = item.index if isinstance(item, Draw) else int(item)
+    def __getitem__(self, item: int | SampleRequest) -> Sample:
+        index = item.index if isinstance(item, SampleRequest) else int(item)
         pair = self.pairs[index]
-        if self.recipe is None:
+        if self.augmentation is None:
             image, mask = files.read_image(pair.image), self.read_mask(pair)
         else:
-            seed = item.seed if isinstance(item, Draw) else int(torch.randint(2**62, ()))
-            image, mask = self._draw(index, self.recipe, np.random.default_rng(seed))
+            seed = item.seed if isinstance(item, SampleRequest) else int(torch.randint(2**62, ()))
+            image, mask = self._draw(index, self.augmentation, np.random.default_rng(seed))
         sample: Sample = {"image": torch.from_numpy(normalise(image)), "name": pair.name, "path": str(pair.image)}
         if mask is not None:
             check_sizes(pair, image.shape, mask.shape)
@@ -95,10 +95,10 @@ class SegmentationDataset(Dataset[Sample]):
         return None if pair.mask is None else self._read_mask(pair.mask, self.spec)
 
     def _draw(
-        self, index: int, recipe: Recipe, rng: np.random.Generator
+        self, index: int, augmentation: Augmentation, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """One training sample: image (H, W, 3) and mask (H, W)."""
-        canvas = Canvas.drawn(self, index, recipe, rng)
-        image, mask = canvas.sample(recipe, rng)
-        image, mask = turn_and_flip(image, mask, recipe, rng)
-        return change_colours(image, recipe, rng), mask
+        canvas = Mosaic.drawn(self, index, augmentation, rng)
+        image, mask = canvas.sample(augmentation, rng)
+        image, mask = random_rotate_flip(image, mask, augmentation, rng)
+        return random_colours(image, augmentation, rng), mask

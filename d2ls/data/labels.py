@@ -58,12 +58,12 @@ def colours_to_index(
     Raises:
         DataError: colours of no class; names them and their pixel counts.
     """
-    table, stranger = _table(spec)
+    table, unknown_value = _table(spec)
     index = np.empty(rgb.shape[:2], np.uint8)
     rows = max(1, _BLOCK // max(1, rgb.shape[1]))
     for top in range(0, len(rgb), rows):
         np.take(table, _codes(rgb[top : top + rows]), out=index[top : top + rows], mode="clip")
-    strange = index == stranger
+    strange = index == unknown_value
     if strange.any():
         if unknown == "error":
             raise DataError(_unknown_colours(rgb[strange], spec, path))
@@ -114,14 +114,14 @@ def check_index(index: Mask, spec: DatasetSpec, path: Path | str) -> None:
 @lru_cache(maxsize=4)
 def _table(spec: DatasetSpec) -> tuple[Mask, int]:
     """Index by colour code (2^24), and the value that stands for colours of no class."""
-    stranger = next(value for value in range(spec.num_classes, 256) if value != spec.ignore_index)
-    table = np.full(1 << 24, stranger, np.uint8)
+    unknown_value = next(value for value in range(spec.num_classes, 256) if value != spec.ignore_index)
+    table = np.full(1 << 24, unknown_value, np.uint8)
     meanings = [*zip(spec.colours, range(spec.num_classes), strict=True), *spec.also_read.items()]
     meanings += [(colour, spec.ignore_index) for colour in spec.ignore_colours]
     for colour, index in meanings:
         table[_code(colour)] = index
     table.flags.writeable = False
-    return table, stranger
+    return table, unknown_value
 
 
 def _code(colour: Colour) -> int:

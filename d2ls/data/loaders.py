@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
-from d2ls.data.dataset import Draw, Sample, SegmentationDataset
+from d2ls.data.dataset import Sample, SampleRequest, SegmentationDataset
 from d2ls.distributed import place
 from d2ls.errors import DataError
 from d2ls.memory import keep_freed_memory
@@ -18,7 +18,7 @@ WORKER_MEMORY = 128 << 20  # bytes that a worker keeps after it has freed them
 GRACE = 60  # seconds that a worker goes on after SIGTERM
 
 
-class DrawSampler(Sampler[Draw]):
+class SeededSampler(Sampler[SampleRequest]):
     """A fresh order each epoch, and a seed for each sample.
 
     Position p of an epoch is the same draw whatever the number of processes: rank r takes p = r, r + world, ..., so
@@ -66,7 +66,7 @@ class DrawSampler(Sampler[Draw]):
             )
         return each - each % self.batch_size
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SampleRequest]:
         number = len(self)
         rank, world = _place(self._rank, self._world)
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -75,13 +75,13 @@ class DrawSampler(Sampler[Draw]):
         epoch, batches = self._begun
         behind = batches * self.batch_size if epoch == self.epoch else 0
         for position in range(rank + behind * world, number * world, world):
-            yield Draw(int(order[position]), int(seeds[position]))
+            yield SampleRequest(int(order[position]), int(seeds[position]))
 
 
-class ShareSampler(Sampler[int]):
+class DistributedEvalSampler(Sampler[int]):
     """Every image once, in order, dealt out to the processes; shares may differ in size by one.
 
-    A process beyond the number of images reads the last one again, to keep step with the others (see `surplus`).
+    A process beyond the number of images reads the last one again, to keep step with the others (see `is_padding`).
 
     Args:
         dataset: what is dealt out; its length is asked for at first use.
@@ -100,7 +100,7 @@ class ShareSampler(Sampler[int]):
         return iter(self._range())
 
     @property
-    def surplus(self) -> bool:
+    def is_padding(self) -> bool:
         """Whether what this process reads is another one's share, and must not be counted."""
         return _place(self._rank, self._world)[0] >= len(self.dataset)
 
@@ -116,13 +116,13 @@ def training_loader(
     """Shuffled batches of one size; a last smaller one is dropped.
 
     Args:
-        dataset: with a recipe.
+        dataset: with an augmentation.
         batch_size: samples of a batch, on each process.
         seed: with the epoch (`loader.sampler.set_epoch`), decides order and content.
         num_workers: reading processes; changes neither order nor content.
         options: further arguments of `DataLoader`.
     """
-    sampler = DrawSampler(dataset, batch_size, seed=seed)
+    sampler = SeededSampler(dataset, batch_size, seed=seed)
     return _loader(dataset, batch_size, sampler, num_workers, drop_last=True, **options)
 
 
@@ -132,12 +132,12 @@ def evaluation_loader(
     """Every image once, in order, over all processes together.
 
     Args:
-        dataset: without a recipe.
+        dataset: without an augmentation.
         batch_size: images of a batch; above 1 they must have one size.
         num_workers: reading processes.
         options: further arguments of `DataLoader`.
     """
-    return _loader(dataset, batch_size, ShareSampler(dataset), num_workers, **options)
+    return _loader(dataset, batch_size, DistributedEvalSampler(dataset), num_workers, **options)
 
 
 def begins_anywhere(loader: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.errors import DataError
 
@@ -67,7 +67,7 @@ class Piece:
 
 
 @dataclass
-class Canvas:
+class Mosaic:
     """Pieces that together make one picture of `shape`; what none of them fills is black and ignored."""
 
     dataset: "SegmentationDataset"
@@ -76,12 +76,14 @@ class Canvas:
     _masks: dict[int, Pixels] = field(default_factory=dict)
 
     @classmethod
-    def drawn(cls, dataset: "SegmentationDataset", index: int, recipe: Recipe, rng: np.random.Generator) -> "Canvas":
-        """The image `index` or, with the recipe's probability, a mosaic of it and three drawn ones (GeoSeg's order)."""
+    def drawn(
+        cls, dataset: "SegmentationDataset", index: int, augmentation: Augmentation, rng: np.random.Generator
+    ) -> "Mosaic":
+        """The image `index` or, with probability `mosaic`, it and three random ones (GeoSeg's order)."""
         pairs = dataset.pairs
         pair = pairs[index]
         height, width = shape = files.read_size(pair.image)
-        if rng.random() >= recipe.mosaic:
+        if rng.random() >= augmentation.mosaic:
             return cls(dataset, shape, [Piece(pair, shape, Box(0, 0, height, width), 0, 0)])
         down = int(rng.integers(height // 4, 3 * height // 4, endpoint=True))
         right = int(rng.integers(width // 4, 3 * width // 4, endpoint=True))
@@ -95,16 +97,16 @@ class Canvas:
         filled = [(pair, box) for pair, box in zip(chosen, boxes, strict=True) if min(box.shape)]
         return cls(dataset, shape, [_piece(pair, box, rng) for pair, box in filled])
 
-    def sample(self, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
+    def sample(self, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
         """Scale and crop: an image (H, W, 3) and its mask (H, W), of the crop's size or, without one, the canvas's."""
-        if recipe.crop is None:
+        if augmentation.crop is None:
             whole = Box(0, 0, *self.shape)
             return self._image(whole), self._mask(whole)
-        scale = recipe.draw_scale(rng)
+        scale = augmentation.random_scale(rng)
         scaled = tuple(max(1, round(side * scale)) for side in self.shape)
-        crop, mask = self._choose(recipe, (scaled[0], scaled[1]), scale, rng)
+        crop, mask = self._choose(augmentation, (scaled[0], scaled[1]), scale, rng)
         image = self._scaled_image(crop, scale)
-        side = recipe.crop
+        side = augmentation.crop
         missing = [(0, side - length) for length in mask.shape]  # an image smaller than the crop: filled below, right
         if any(after for _, after in missing):
             image = np.pad(image, (*missing, (0, 0)))
@@ -112,15 +114,17 @@ class Canvas:
         return image, mask
 
     def _choose(
-        self, recipe: Recipe, scaled: tuple[int, int], scale: Fraction, rng: np.random.Generator
+        self, augmentation: Augmentation, scaled: tuple[int, int], scale: Fraction, rng: np.random.Generator
     ) -> tuple[Box, Pixels]:
         """A crop of the scaled canvas and its mask: the first that is mixed enough, else the last drawn."""
-        height, width = (min(recipe.crop or side, side) for side in scaled)
-        for _ in range(recipe.tries):
+        height, width = (min(augmentation.crop or side, side) for side in scaled)
+        for _ in range(augmentation.tries):
             top, left = (int(rng.integers(side - part + 1)) for side, part in zip(scaled, (height, width), strict=True))
             crop = Box(top, left, top + height, left + width)
             mask = self._scaled_mask(crop, scale)
-            if recipe.smart_crop is None or is_mixed(mask, self.dataset.spec.ignore_index, recipe.smart_crop):
+            if augmentation.smart_crop is None or is_mixed(
+                mask, self.dataset.spec.ignore_index, augmentation.smart_crop
+            ):
                 break
         return crop, mask
 

@@ -3,13 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import vaihingen
 from d2ls.synthetic.prepare import FOLDER, prepare_demo
 
 SPEC = vaihingen.SPEC
-RECIPE = Recipe(crop=256, smart_crop=0.75, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(crop=256, smart_crop=0.75, rot90=0.5, flip=0.5)
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -17,9 +17,9 @@ def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
 
     Args:
         protocol: "strict" or "published".
-        changes: fields of the recipe.
+        changes: fields of the augmentation.
     """
-    return _PATCHES.train(protocol, replace(RECIPE, **changes))
+    return _PATCHES.train(protocol, replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict") -> SegmentationDataset:

@@ -109,7 +109,7 @@ class SegmentationModule(pl.LightningModule):
         if "mask" not in batch:
             raise DataError(f"{batch['path'][0]}: a validation image without a mask cannot be scored.")
         mask, images = batch["mask"], len(batch["image"])
-        if getattr(getattr(self.settings.val_loader, "sampler", None), "surplus", False):
+        if getattr(getattr(self.settings.val_loader, "sampler", None), "is_padding", False):
             mask, images = torch.full_like(mask, self.settings.ignore_index), 0
         logits = self(batch["image"])
         self.val_losses.update(self.loss(logits, mask)["loss"] * images)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair
 from d2ls.data.spec import DatasetSpec
@@ -40,10 +40,12 @@ def write_pair(
     return Pair(image, mask, name)
 
 
-def drawn(root: Path, sizes: list[tuple[int, int]], recipe: Recipe | None, suffix: str = ".png") -> SegmentationDataset:
+def drawn(
+    root: Path, sizes: list[tuple[int, int]], augmentation: Augmentation | None, suffix: str = ".png"
+) -> SegmentationDataset:
     """A data set of drawn images of these sizes."""
     pairs = [
         write_pair(root / "images", root / "masks", f"p{number}", size=size, seed=number, suffix=suffix)
         for number, size in enumerate(sizes)
     ]
-    return SegmentationDataset(SPEC, pairs.copy, recipe=recipe)
+    return SegmentationDataset(SPEC, pairs.copy, augmentation=augmentation)

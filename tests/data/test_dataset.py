@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe, normalise
-from d2ls.data.dataset import Draw, SegmentationDataset
+from d2ls.data.augment import Augmentation, normalise
+from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.errors import DataError
 from tests.data.folders import SPEC, drawn, labels, write_pair
 
-RECIPE = Recipe(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
 
 
 def test_evaluation_gives_the_files_themselves(tmp_path: Path) -> None:
@@ -36,11 +36,11 @@ def test_no_mask_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_a_draw_depends_on_its_seed_alone(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(64, 64)] * 3, RECIPE)
-    first = [dataset[Draw(1, seed)] for seed in range(8)]
+    dataset = drawn(tmp_path, [(64, 64)] * 3, AUGMENTATION)
+    first = [dataset[SampleRequest(1, seed)] for seed in range(8)]
     torch.manual_seed(1)
     np.random.seed(1)
-    again = [dataset[Draw(1, seed)] for seed in reversed(range(8))][::-1]
+    again = [dataset[SampleRequest(1, seed)] for seed in reversed(range(8))][::-1]
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["mask"], other["mask"])
@@ -48,7 +48,7 @@ def test_a_draw_depends_on_its_seed_alone(tmp_path: Path) -> None:
 
 
 def test_plain_indices_draw_from_torch(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(64, 64)], RECIPE)
+    dataset = drawn(tmp_path, [(64, 64)], AUGMENTATION)
     torch.manual_seed(3)
     one, other = dataset[0], dataset[0]
     torch.manual_seed(3)
@@ -57,15 +57,15 @@ def test_plain_indices_draw_from_torch(tmp_path: Path) -> None:
 
 
 def test_every_pixel_keeps_its_label(tmp_path: Path) -> None:
-    """Images that show their labels, through the whole recipe without resizing."""
+    """Images that show their labels, through the whole augmentation without resizing."""
     pairs = [write_pair(tmp_path / "i", tmp_path / "m", f"p{n}", seed=n) for n in range(4)]
     for pair in pairs:
         files.write_png(pair.image, np.stack([files.read_index(pair.mask) * 80] * 3, -1))
-    recipe = Recipe(crop=80, mosaic=0.5, rot90=0.5, flip=0.5)
-    dataset = SegmentationDataset(SPEC, pairs.copy, recipe=recipe)
+    augmentation = Augmentation(crop=80, mosaic=0.5, rot90=0.5, flip=0.5)
+    dataset = SegmentationDataset(SPEC, pairs.copy, augmentation=augmentation)
     shown = torch.from_numpy(normalise(np.full((1, 3, 3), [[[0] * 3, [80] * 3, [160] * 3]], np.uint8))[0][0])
     for seed in range(30):
-        sample = dataset[Draw(seed % 4, seed)]
+        sample = dataset[SampleRequest(seed % 4, seed)]
         known = sample["mask"] != SPEC.ignore_index
         assert known.any()
         assert torch.equal(sample["image"][0][known], shown[sample["mask"][known]])
@@ -84,9 +84,9 @@ def test_the_disk_is_touched_at_first_use(tmp_path: Path) -> None:
 
 def test_can_be_sent_to_a_process(tmp_path: Path) -> None:
     write_pair(tmp_path / "i", tmp_path / "m", "x")
-    dataset = SegmentationDataset(SPEC, partial(match, tmp_path / "i", tmp_path / "m", ""), recipe=RECIPE)
+    dataset = SegmentationDataset(SPEC, partial(match, tmp_path / "i", tmp_path / "m", ""), augmentation=AUGMENTATION)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy[Draw(0, 5)]["image"], dataset[Draw(0, 5)]["image"])
+    assert torch.equal(copy[SampleRequest(0, 5)]["image"], dataset[SampleRequest(0, 5)]["image"])
 
 
 def test_iteration_ends(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe
-from d2ls.data.dataset import Draw, SegmentationDataset
+from d2ls.data.augment import Augmentation
+from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.pairs import Pair
 from d2ls.data.sets import loveda, vaihingen
 from tests.data.folders import SPEC
-from tests.plain_recipe import PlainRecipe
+from tests.plain_augmentation import PlainAugmentation
 
 SIZE, NUMBER, UNLIKELY = 64, 600, 1e-4
-CROPS = {"vaihingen": replace(vaihingen.RECIPE, crop=32), "loveda": replace(loveda.RECIPE, crop=48)}
+CROPS = {"vaihingen": replace(vaihingen.AUGMENTATION, crop=32), "loveda": replace(loveda.AUGMENTATION, crop=48)}
 MEASURES = ("row", "column", "extent", "tiles", "class 0", "class 1", "class 2")
 
 
@@ -47,17 +47,17 @@ def measures(samples: list[dict]) -> NDArray[np.float64]:
 
 @pytest.fixture(scope="module")
 def usual(pairs: list[Pair]) -> NDArray[np.float64]:
-    """Samples of Vaihingen's recipe."""
+    """Samples of Vaihingen's augmentation."""
     return ours(pairs, CROPS["vaihingen"])
 
 
-def ours(pairs: list[Pair], recipe: Recipe) -> NDArray[np.float64]:
-    dataset = SegmentationDataset(SPEC, pairs.copy, recipe=recipe)
-    return measures([dataset[Draw(seed % len(pairs), seed)] for seed in range(NUMBER)])
+def ours(pairs: list[Pair], augmentation: Augmentation) -> NDArray[np.float64]:
+    dataset = SegmentationDataset(SPEC, pairs.copy, augmentation=augmentation)
+    return measures([dataset[SampleRequest(seed % len(pairs), seed)] for seed in range(NUMBER)])
 
 
-def plain(pairs: list[Pair], recipe: Recipe) -> NDArray[np.float64]:
-    dataset = PlainRecipe(pairs, recipe, SPEC.ignore_index, size=SIZE)
+def plain(pairs: list[Pair], augmentation: Augmentation) -> NDArray[np.float64]:
+    dataset = PlainAugmentation(pairs, augmentation, SPEC.ignore_index, size=SIZE)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return measures([dataset[seed % len(pairs)] for seed in range(NUMBER)])

@@ -35,8 +35,8 @@ import sys
 network = ("socket.connect", "socket.getaddrinfo")
 sys.addaudithook(lambda event, args: sys.exit(f"network: {args}") if event in network else None)
 import numpy as np
-from d2ls.data.augment import Recipe, change_colours
-change_colours(np.zeros((8, 8, 3), np.uint8), Recipe(sharpen=1.0), np.random.default_rng(0))
+from d2ls.data.augment import Augmentation, random_colours
+random_colours(np.zeros((8, 8, 3), np.uint8), Augmentation(sharpen=1.0), np.random.default_rng(0))
 """
     done = subprocess.run([sys.executable, "-c", code], env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

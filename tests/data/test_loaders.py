@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from d2ls.data import loaders as loading
-from d2ls.data.augment import Recipe
-from d2ls.data.dataset import Draw, SegmentationDataset
-from d2ls.data.loaders import DrawSampler, ShareSampler, collate, evaluation_loader, training_loader
+from d2ls.data.augment import Augmentation
+from d2ls.data.dataset import SampleRequest, SegmentationDataset
+from d2ls.data.loaders import DistributedEvalSampler, SeededSampler, collate, evaluation_loader, training_loader
 from d2ls.data.sets import grass
 from d2ls.errors import DataError
 from d2ls.memory import keep_freed_memory
 from tests.data.folders import SPEC, drawn
 
-RECIPE = Recipe(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
 
 
 def epoch(dataset: SegmentationDataset, workers: int, number: int = 0) -> list[tuple[list[str], bytes, bytes]]:
@@ -29,9 +29,11 @@ def epoch(dataset: SegmentationDataset, workers: int, number: int = 0) -> list[t
     return [(batch["name"], batch["image"].numpy().tobytes(), batch["mask"].numpy().tobytes()) for batch in loader]
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, replace(grass.RECIPE, mosaic=0.5)], ids=["crop", "colour"])
-def test_any_number_of_workers_gives_the_same_epoch(recipe: Recipe, tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(40, 40)] * 7, recipe)
+@pytest.mark.parametrize(
+    "augmentation", [AUGMENTATION, replace(grass.AUGMENTATION, mosaic=0.5)], ids=["crop", "colour"]
+)
+def test_any_number_of_workers_gives_the_same_epoch(augmentation: Augmentation, tmp_path: Path) -> None:
+    dataset = drawn(tmp_path, [(40, 40)] * 7, augmentation)
     alone = epoch(dataset, 0)
     assert len(alone) == 3
     assert epoch(dataset, 1) == alone
@@ -41,7 +43,7 @@ def test_any_number_of_workers_gives_the_same_epoch(recipe: Recipe, tmp_path: Pa
 
 
 def test_an_epoch_through_one_loader_again(tmp_path: Path) -> None:
-    loader = training_loader(drawn(tmp_path, [(40, 40)] * 6, RECIPE), 2, num_workers=1)
+    loader = training_loader(drawn(tmp_path, [(40, 40)] * 6, AUGMENTATION), 2, num_workers=1)
     orders = []
     for number in (0, 1, 0):
         loader.sampler.set_epoch(number)
@@ -54,17 +56,17 @@ def test_an_epoch_through_one_loader_again(tmp_path: Path) -> None:
 
 
 def test_the_sampler_shuffles_and_drops_the_rest() -> None:
-    sampler = DrawSampler(range(10), 4)
+    sampler = SeededSampler(range(10), 4)
     draws = list(sampler)
     assert len(sampler) == len(draws) == 8
     assert len({draw.index for draw in draws}) == 8
     assert len({draw.seed for draw in draws}) == 8
-    assert draws == list(DrawSampler(range(10), 4))
-    assert draws != list(DrawSampler(range(10), 4, seed=43))
+    assert draws == list(SeededSampler(range(10), 4))
+    assert draws != list(SeededSampler(range(10), 4, seed=43))
 
 
 def test_each_index_comes_first_alike() -> None:
-    sampler = DrawSampler(range(4), 4)
+    sampler = SeededSampler(range(4), 4)
     firsts = []
     for number in range(800):
         sampler.set_epoch(number)
@@ -75,8 +77,8 @@ def test_each_index_comes_first_alike() -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_make_the_batches_of_one_process(world: int) -> None:
     batch = 2
-    ranks = [list(DrawSampler(range(25), batch, rank=rank, world=world)) for rank in range(world)]
-    joint = list(DrawSampler(range(25), batch * world, rank=0, world=1))
+    ranks = [list(SeededSampler(range(25), batch, rank=rank, world=world)) for rank in range(world)]
+    joint = list(SeededSampler(range(25), batch * world, rank=0, world=1))
     assert {len(draws) for draws in ranks} == {len(joint) // world}
     for step in range(len(joint) // (batch * world)):
         parts = {draw for draws in ranks for draw in draws[step * batch : (step + 1) * batch]}
@@ -85,7 +87,7 @@ def test_ranks_together_make_the_batches_of_one_process(world: int) -> None:
 
 @pytest.mark.parametrize(("images", "batch", "world", "offer"), [(3, 4, 1, 3), (7, 4, 2, 3), (0, 1, 1, 1)])
 def test_less_than_a_batch_is_an_error(images: int, batch: int, world: int, offer: int) -> None:
-    sampler = DrawSampler(range(images), batch, rank=0, world=world)
+    sampler = SeededSampler(range(images), batch, rank=0, world=world)
     words = f"{images} training images are too few for a batch of {batch} on each of {world}.* to {offer} or less"
     with pytest.raises(DataError, match=words):
         len(sampler)
@@ -94,7 +96,7 @@ def test_less_than_a_batch_is_an_error(images: int, batch: int, world: int, offe
 
 
 def test_a_loader_tells_of_too_few_images(tmp_path: Path) -> None:
-    loader = training_loader(drawn(tmp_path, [(40, 40)] * 3, RECIPE), 4, num_workers=0)
+    loader = training_loader(drawn(tmp_path, [(40, 40)] * 3, AUGMENTATION), 4, num_workers=0)
     with pytest.raises(DataError, match="3 training images are too few"):
         len(loader)
     with pytest.raises(DataError, match="3 training images are too few"):
@@ -103,11 +105,11 @@ def test_a_loader_tells_of_too_few_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_every_image_is_evaluated_once(world: int) -> None:
-    samplers = [ShareSampler(range(7), rank=rank, world=world) for rank in range(world)]
-    assert sorted(index for sampler in samplers if not sampler.surplus for index in sampler) == list(range(7))
+    samplers = [DistributedEvalSampler(range(7), rank=rank, world=world) for rank in range(world)]
+    assert sorted(index for sampler in samplers if not sampler.is_padding for index in sampler) == list(range(7))
     shares = [list(sampler) for sampler in samplers]
     assert all(shares), "a process without an image would not keep step"
-    assert [len(ShareSampler(range(7), rank=rank, world=world)) for rank in range(world)] == [
+    assert [len(DistributedEvalSampler(range(7), rank=rank, world=world)) for rank in range(world)] == [
         len(share) for share in shares
     ]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
@@ -137,14 +139,14 @@ def test_constructing_touches_nothing() -> None:
     def listing() -> list:
         raise AssertionError("listed too early")
 
-    training_loader(SegmentationDataset(SPEC, listing, recipe=RECIPE), 2)
+    training_loader(SegmentationDataset(SPEC, listing, augmentation=AUGMENTATION), 2)
     evaluation_loader(SegmentationDataset(SPEC, listing))
 
 
 def test_draws_are_what_a_dataset_takes(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(40, 40)] * 2, RECIPE)
-    draw = next(iter(DrawSampler(dataset, 2)))
-    assert isinstance(draw, Draw)
+    dataset = drawn(tmp_path, [(40, 40)] * 2, AUGMENTATION)
+    draw = next(iter(SeededSampler(dataset, 2)))
+    assert isinstance(draw, SampleRequest)
     assert dataset[draw]["name"] == f"p{draw.index}"
 
 

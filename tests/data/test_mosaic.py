@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from d2ls.data import io as files
 from d2ls.data import mosaic
-from d2ls.data.augment import Recipe
-from d2ls.data.dataset import Draw, SegmentationDataset
-from d2ls.data.mosaic import Box, Canvas, is_mixed
+from d2ls.data.augment import Augmentation
+from d2ls.data.dataset import SampleRequest, SegmentationDataset
+from d2ls.data.mosaic import Box, Mosaic, is_mixed
 from d2ls.errors import DataError
 from tests.data.folders import SPEC, drawn, labels, write_pair
 
@@ -21,10 +21,10 @@ SIZES = [(64, 64), (64, 64), (90, 70), (31, 47), (64, 128), (20, 20)]
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    return drawn(tmp_path_factory.mktemp("drawn"), SIZES, Recipe(), suffix=".tif")
+    return drawn(tmp_path_factory.mktemp("drawn"), SIZES, Augmentation(), suffix=".tif")
 
 
-def whole(canvas: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def whole(canvas: Mosaic) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The canvas's picture and labels, each pixel looked up in the files by itself."""
     image, mask = np.zeros((*canvas.shape, 3), np.uint8), np.full(canvas.shape, SPEC.ignore_index, np.uint8)
     for piece in canvas.pieces:
@@ -47,7 +47,7 @@ def whole(canvas: Canvas) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def test_equals_resizing_the_whole_and_cropping(
     dataset: SegmentationDataset, index: int, seed: int, scale: float, mosaic_chance: float, data: st.DataObject
 ) -> None:
-    canvas = Canvas.drawn(dataset, index, Recipe(mosaic=mosaic_chance), np.random.default_rng(seed))
+    canvas = Mosaic.drawn(dataset, index, Augmentation(mosaic=mosaic_chance), np.random.default_rng(seed))
     image, mask = whole(canvas)
     factor = Fraction(scale).limit_denominator(64)
     resized = cv2.resize(image, None, fx=float(factor), fy=float(factor), interpolation=cv2.INTER_CUBIC)
@@ -72,12 +72,12 @@ def test_image_and_mask_stay_aligned(scale: float, tmp_path: Path) -> None:
     pair = write_pair(tmp_path / "i", tmp_path / "m", "x")
     files.write_png(pair.image, np.stack([mask * 100] * 3, -1))
     files.write_png(pair.mask, mask)
-    dataset = SegmentationDataset(SPEC, lambda: [pair], recipe=Recipe())
-    recipe = Recipe(crop=48, scales=(scale,))
+    dataset = SegmentationDataset(SPEC, lambda: [pair], augmentation=Augmentation())
+    augmentation = Augmentation(crop=48, scales=(scale,))
     wrong = []
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        image, cropped = Canvas.drawn(dataset, 0, recipe, rng).sample(recipe, rng)
+        image, cropped = Mosaic.drawn(dataset, 0, augmentation, rng).sample(augmentation, rng)
         wrong.append(np.mean(np.rint(image[..., 0] / 100) != cropped))
     assert np.mean(wrong) < 0.02
 
@@ -85,7 +85,7 @@ def test_image_and_mask_stay_aligned(scale: float, tmp_path: Path) -> None:
 def test_without_scale_and_crop_the_file_itself(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(0)
     for index, pair in enumerate(dataset.pairs):
-        image, mask = Canvas.drawn(dataset, index, Recipe(), rng).sample(Recipe(), rng)
+        image, mask = Mosaic.drawn(dataset, index, Augmentation(), rng).sample(Augmentation(), rng)
         assert np.array_equal(image, files.read_image(pair.image))
         assert np.array_equal(mask, files.read_index(pair.mask))
 
@@ -95,13 +95,13 @@ def test_without_scale_and_crop_the_file_itself(dataset: SegmentationDataset) ->
 def test_crops_have_their_size_and_are_mixed_or_the_last_of_ten(
     dataset: SegmentationDataset, seed: int, crop: int, limit: float
 ) -> None:
-    recipe = Recipe(crop=crop, scales=(0.5, 1, 1.5), smart_crop=limit, mosaic=0.5)
+    augmentation = Augmentation(crop=crop, scales=(0.5, 1, 1.5), smart_crop=limit, mosaic=0.5)
     rng = np.random.default_rng(seed)
     seen = []
-    canvas = Canvas.drawn(dataset, seed % len(SIZES), recipe, rng)
+    canvas = Mosaic.drawn(dataset, seed % len(SIZES), augmentation, rng)
     look = canvas._scaled_mask
     canvas._scaled_mask = lambda *asked: seen.append(look(*asked)) or seen[-1]  # type: ignore[method-assign]
-    image, mask = canvas.sample(recipe, rng)
+    image, mask = canvas.sample(augmentation, rng)
     assert image.shape == (crop, crop, 3)
     assert mask.shape == (crop, crop)
     kept = seen[-1]
@@ -133,7 +133,7 @@ def test_a_mask_of_ignore_alone_is_not_mixed() -> None:
 
 def test_mosaics_are_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(0)
-    canvases = [Canvas.drawn(dataset, 0, Recipe(mosaic=0.25), rng) for _ in range(2000)]
+    canvases = [Mosaic.drawn(dataset, 0, Augmentation(mosaic=0.25), rng) for _ in range(2000)]
     mosaics = [canvas for canvas in canvases if len(canvas.pieces) > 1]
     assert abs(len(mosaics) - 500) < 4 * 19.4
     centres = np.array([(canvas.pieces[3].box.top, canvas.pieces[3].box.left) for canvas in mosaics])
@@ -149,7 +149,7 @@ def test_mosaics_are_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> N
 
 def test_quadrants_take_random_crops(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(1)
-    canvases = [Canvas.drawn(dataset, 4, Recipe(mosaic=1), rng) for _ in range(400)]  # 64 x 128 px
+    canvases = [Mosaic.drawn(dataset, 4, Augmentation(mosaic=1), rng) for _ in range(400)]  # 64 x 128 px
     places = np.array([(-canvas.pieces[0].down, -canvas.pieces[0].right) for canvas in canvases])
     room = np.array([np.subtract((64, 128), canvas.pieces[0].box.shape) for canvas in canvases])
     assert ((places >= 0) & (places <= room)).all()
@@ -163,10 +163,10 @@ def test_quadrants_take_random_crops(dataset: SegmentationDataset) -> None:
 
 
 def test_crops_lie_everywhere_alike(dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    canvas = Canvas.drawn(dataset, 4, Recipe(), np.random.default_rng(0))
+    canvas = Mosaic.drawn(dataset, 4, Augmentation(), np.random.default_rng(0))
     monkeypatch.setattr(canvas, "_scaled_mask", lambda crop, scale: np.zeros(crop.shape, np.uint8))
     rng = np.random.default_rng(0)
-    crops = [canvas._choose(Recipe(crop=32), (64, 128), Fraction(1), rng)[0] for _ in range(3000)]
+    crops = [canvas._choose(Augmentation(crop=32), (64, 128), Fraction(1), rng)[0] for _ in range(3000)]
     places = np.array([(crop.top, crop.left) for crop in crops])
     assert (places.min(0) == 0).all()
     assert (places.max(0) == (32, 96)).all()
@@ -174,13 +174,13 @@ def test_crops_lie_everywhere_alike(dataset: SegmentationDataset, monkeypatch: p
 
 
 def test_only_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = drawn(tmp_path, [(256, 256)] * 4, Recipe(mosaic=1.0, crop=64))
+    dataset = drawn(tmp_path, [(256, 256)] * 4, Augmentation(mosaic=1.0, crop=64))
     asked: list[tuple[int, ...]] = []
     read = files.read_window
     monkeypatch.setattr(mosaic.files, "read_window", lambda path, *window: asked.append(window) or read(path, *window))
     pixels = 0
     for seed in range(50):
-        dataset[Draw(0, seed)]
+        dataset[SampleRequest(0, seed)]
         pixels += sum(height * width for _, _, height, width in asked)
         asked.clear()
     assert pixels == 50 * 64 * 64
@@ -190,13 +190,15 @@ def test_training_needs_masks_of_the_images_size(tmp_path: Path) -> None:
     pair = write_pair(tmp_path / "i", tmp_path / "m", "x")
     files.write_png(pair.mask, labels(64, 65, 0))
     with pytest.raises(DataError, match=r"x.png: 65 x 64 pixels, but its image x.png has 64 x 64"):
-        SegmentationDataset(SPEC, lambda: [pair], recipe=Recipe(crop=32))[0]
+        SegmentationDataset(SPEC, lambda: [pair], augmentation=Augmentation(crop=32))[0]
     bare = type(pair)(pair.image, None, "x")
     with pytest.raises(DataError, match=r"no mask[.] Training needs one"):
-        SegmentationDataset(SPEC, lambda: [bare], recipe=Recipe(crop=32))[0]
+        SegmentationDataset(SPEC, lambda: [bare], augmentation=Augmentation(crop=32))[0]
 
 
 def test_the_smallest_images(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(1, 1), (1, 3), (2, 1)], Recipe(crop=8, scales=(0.5, 1.5), smart_crop=0.5, mosaic=0.5))
+    dataset = drawn(
+        tmp_path, [(1, 1), (1, 3), (2, 1)], Augmentation(crop=8, scales=(0.5, 1.5), smart_crop=0.5, mosaic=0.5)
+    )
     for seed in range(40):
-        assert dataset[Draw(seed % 3, seed)]["image"].shape == (3, 8, 8)
+        assert dataset[SampleRequest(seed % 3, seed)]["image"].shape == (3, 8, 8)

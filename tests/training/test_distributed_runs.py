@@ -15,7 +15,7 @@ import torch
 
 from d2ls.checkpoint import load_weights, read_checkpoint
 from d2ls.config import load_config
-from d2ls.data.loaders import DrawSampler, collate
+from d2ls.data.loaders import SeededSampler, collate
 from d2ls.metrics import SegmentationMetrics
 from d2ls.synthetic import folders
 from tests.tiny import write_config
@@ -127,7 +127,7 @@ def test_a_broken_image_of_one_process_ends_both(rank: int, tmp_path: Path, monk
     write_config(tmp_path, ("crop=crop)", "crop=crop, mosaic=0.0)"))
     dataset = load_config("tiny.py").train_dataset
     # Some images are looked at before training begins: not this one, which one process alone will draw.
-    drawn = [draw.index for draw in DrawSampler(dataset, 1, rank=rank, world=2)]
+    drawn = [draw.index for draw in SeededSampler(dataset, 1, rank=rank, world=2)]
     pair = dataset.pairs[next(index for index in drawn if index not in (0, 4, 7, 11))]
     pair.image.write_bytes(b"no image")
     begin = time.monotonic()
@@ -158,7 +158,7 @@ loss = Broken(ignore_index)
 def test_a_loss_that_is_no_number_in_one_process_ends_both() -> None:
     write_config(Path(), after=NOT_A_NUMBER)
     dataset = load_config("tiny.py").train_dataset
-    batch = [dataset.pairs[draw.index].image.name for draw in DrawSampler(dataset, 1, rank=1, world=2)][:1]
+    batch = [dataset.pairs[draw.index].image.name for draw in SeededSampler(dataset, 1, rank=1, world=2)][:1]
     _, error = finish(run := start("train_batch_size=1"))
     assert run.returncode == 2, error
     assert "the loss is not finite in step 0" in error

@@ -12,7 +12,7 @@ SPEC = DatasetSpec(
     ignore_colours=((0, 0, 0),),
     citation="Foga et al., Cloud detection algorithm comparison and validation for Landsat (L8 Biome), 2017.",
 )
-RECIPE = img_ann.RECIPE
+AUGMENTATION = img_ann.AUGMENTATION
 _SPLITS = img_ann.Splits(SPEC)
 train, val = _SPLITS.train, _SPLITS.val
 

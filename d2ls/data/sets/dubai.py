@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
@@ -20,7 +20,7 @@ SPEC = DatasetSpec(
     scored=(0, 1, 2, 3, 4),
     citation="Humans in the Loop and Mohammed Bin Rashid Space Center, Semantic segmentation of aerial imagery, 2020.",
 )
-RECIPE = Recipe(crop=384, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.75, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(crop=384, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.75, rot90=0.5, flip=0.5)
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -28,10 +28,10 @@ def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
 
     Args:
         protocol: "strict" or "published".
-        changes: fields of the recipe, e.g. `crop=320`.
+        changes: fields of the augmentation, e.g. `crop=320`.
     """
     check_protocol(protocol)
-    return _dataset("train", recipe=replace(RECIPE, **changes))
+    return _dataset("train", augmentation=replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict") -> SegmentationDataset:
@@ -45,8 +45,8 @@ def test() -> SegmentationDataset:
     return _dataset("test")
 
 
-def _dataset(split: str, recipe: Recipe | None = None) -> SegmentationDataset:
-    return SegmentationDataset(SPEC, partial(_split, split), read_mask=read_colour_mask, recipe=recipe)
+def _dataset(split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
+    return SegmentationDataset(SPEC, partial(_split, split), read_mask=read_colour_mask, augmentation=augmentation)
 
 
 def _split(split: str) -> list[Pair]:

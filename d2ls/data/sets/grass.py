@@ -12,7 +12,7 @@ SPEC = DatasetSpec(
     ignore_colours=((0, 0, 0),),
     citation="Grass cover set of KTDA (Knowledge Transfer and Domain Adaptation), 2024.",
 )
-RECIPE = img_ann.RECIPE
+AUGMENTATION = img_ann.AUGMENTATION
 _SPLITS = img_ann.Splits(SPEC)
 train, val = _SPLITS.train, _SPLITS.val
 

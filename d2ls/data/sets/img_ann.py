@@ -1,16 +1,16 @@
-"""What Grass and Cloud share: the folders `img_dir` and `ann_dir`, the recipe, and one split for both protocols."""
+"""What Grass and Cloud share: folders `img_dir` and `ann_dir`, augmentation, and one split for both protocols."""
 
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.spec import DatasetSpec
 
-RECIPE = Recipe(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
+AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 
 
 class Splits:
@@ -28,10 +28,12 @@ class Splits:
 
         Args:
             protocol: "strict" or "published".
-            changes: fields of the recipe, e.g. `sharpen=0`.
+            changes: fields of the augmentation, e.g. `sharpen=0`.
         """
         check_protocol(protocol)
-        return SegmentationDataset(self.labels, partial(self._pairs, "train"), recipe=replace(RECIPE, **changes))
+        return SegmentationDataset(
+            self.labels, partial(self._pairs, "train"), augmentation=replace(AUGMENTATION, **changes)
+        )
 
     def val(self, protocol: str = "strict") -> SegmentationDataset:
         """Validation images, the same in both protocols."""

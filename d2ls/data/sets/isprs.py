@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
@@ -55,10 +55,12 @@ class Patches:
         self.labels, self.folder, self.name, self.validation = labels, folder, re.compile(name), validation
         self.prepare = prepare
 
-    def train(self, protocol: str, recipe: Recipe) -> SegmentationDataset:
+    def train(self, protocol: str, augmentation: Augmentation) -> SegmentationDataset:
         """Training patches; "strict" leaves out all variants of the validation tile."""
         check_protocol(protocol)
-        return self._dataset(partial(self._train if protocol == "strict" else self._split, "train"), recipe=recipe)
+        return self._dataset(
+            partial(self._train if protocol == "strict" else self._split, "train"), augmentation=augmentation
+        )
 
     def val(self, protocol: str) -> SegmentationDataset:
         """Variant 0 of the validation tile's training patches; "published": the test patches."""

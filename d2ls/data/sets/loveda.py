@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.data import io as files
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import check_index, read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
@@ -26,7 +26,7 @@ SPEC = DatasetSpec(
     ignore_colours=((0, 0, 0),),
     citation="Wang et al., LoveDA: A Remote Sensing Land-Cover Dataset for Domain Adaptation, 2021.",
 )
-RECIPE = Recipe(crop=512, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.75, mosaic=0.25, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(crop=512, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.75, mosaic=0.25, rot90=0.5, flip=0.5)
 AREAS = ("Urban", "Rural")
 _MADE_BY = "Unpack LoveDA's Train.zip, Val.zip and Test.zip with tools/prepare_data.py loveda."
 
@@ -36,11 +36,11 @@ def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
 
     Args:
         protocol: "strict" or "published".
-        changes: fields of the recipe, e.g. `crop=768`.
+        changes: fields of the augmentation, e.g. `crop=768`.
     """
     check_protocol(protocol)
     listing = _train_val if protocol == "published" else partial(_split, "Train")
-    return SegmentationDataset(SPEC, listing, read_mask=read_mask, recipe=replace(RECIPE, **changes))
+    return SegmentationDataset(SPEC, listing, read_mask=read_mask, augmentation=replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict") -> SegmentationDataset:

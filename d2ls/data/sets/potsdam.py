@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
 
@@ -18,7 +18,7 @@ TRAIN_TILES = (
 )
 VALIDATION_TILE = "2_10"
 LEFT_OUT_TILE = "7_10"
-RECIPE = Recipe(crop=768, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.75, mosaic=0.25, rot90=0.25, flip=0.5)
+AUGMENTATION = Augmentation(crop=768, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.75, mosaic=0.25, rot90=0.25, flip=0.5)
 
 
 def train(protocol: str = "strict", *, folder: str = "potsdam", **changes: Any) -> SegmentationDataset:
@@ -27,9 +27,9 @@ def train(protocol: str = "strict", *, folder: str = "potsdam", **changes: Any) 
     Args:
         protocol: "strict" leaves out tile 2_10, "published" takes all.
         folder: name below the data root of a folder in Potsdam's layout.
-        changes: fields of the recipe, e.g. `crop=512`.
+        changes: fields of the augmentation, e.g. `crop=512`.
     """
-    return _patches(folder).train(protocol, replace(RECIPE, **changes))
+    return _patches(folder).train(protocol, replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict", *, folder: str = "potsdam") -> SegmentationDataset:

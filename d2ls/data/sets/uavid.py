@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
@@ -24,7 +24,7 @@ SPEC = DatasetSpec(
     ignore_colours=((255, 255, 255),),
     citation="Lyu et al., UAVid: A semantic segmentation dataset for UAV imagery, 2020.",
 )
-RECIPE = Recipe(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
+AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -32,11 +32,11 @@ def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
 
     Args:
         protocol: "strict" or "published".
-        changes: fields of the recipe, e.g. `crop=512`.
+        changes: fields of the augmentation, e.g. `crop=512`.
     """
     check_protocol(protocol)
     split = "train_val" if protocol == "published" else "train"
-    return SegmentationDataset(SPEC, partial(_patches, split), recipe=replace(RECIPE, **changes))
+    return SegmentationDataset(SPEC, partial(_patches, split), augmentation=replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict") -> SegmentationDataset:

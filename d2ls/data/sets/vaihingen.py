@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
 
@@ -12,7 +12,9 @@ SPEC = isprs.spec("vaihingen")
 TEST_TILES = ("2", "4", "6", "8", "10", "12", "14", "16", "20", "22", "24", "27", "29", "31", "33", "35", "38")
 TRAIN_TILES = ("1", "3", "5", "7", "11", "13", "15", "17", "21", "23", "26", "28", "32", "34", "37", "30")
 VALIDATION_TILE = "30"
-RECIPE = Recipe(crop=512, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.5, mosaic=0.25, rot90=0.5, flip=0.5)
+AUGMENTATION = Augmentation(
+    crop=512, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.5, mosaic=0.25, rot90=0.5, flip=0.5
+)
 
 
 def train(protocol: str = "strict", *, folder: str = "vaihingen", **changes: Any) -> SegmentationDataset:
@@ -21,9 +23,9 @@ def train(protocol: str = "strict", *, folder: str = "vaihingen", **changes: Any
     Args:
         protocol: "strict" leaves out tile 30, "published" takes all.
         folder: name below the data root of a folder in Vaihingen's layout.
-        changes: fields of the recipe, e.g. `crop=320`.
+        changes: fields of the augmentation, e.g. `crop=320`.
     """
-    return patches(folder).train(protocol, replace(RECIPE, **changes))
+    return patches(folder).train(protocol, replace(AUGMENTATION, **changes))
 
 
 def val(protocol: str = "strict", *, folder: str = "vaihingen") -> SegmentationDataset:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from d2ls.data import io as files
-from d2ls.data.dataset import Draw
+from d2ls.data.dataset import SampleRequest
 from d2ls.data.labels import index_to_colours
 from d2ls.data.loaders import training_loader
 from d2ls.data.mosaic import is_mixed
@@ -26,7 +26,7 @@ def test_smart_crops_of_real_photographs(shared_data: Path, monkeypatch: pytest.
     monkeypatch.setenv("D2LS_DATA", str(shared_data))
     smart, plain = dubai.train(crop=192), dubai.train(crop=192, smart_crop=None)
     share = [
-        sum(is_mixed(dataset[Draw(n, n)]["mask"].numpy().astype("uint8"), 255, 0.75) for n in range(24)) / 24
+        sum(is_mixed(dataset[SampleRequest(n, n)]["mask"].numpy().astype("uint8"), 255, 0.75) for n in range(24)) / 24
         for dataset in (smart, plain)
     ]
     assert share[0] >= 0.9

@@ -22,7 +22,7 @@ def test_splits(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for protocol in ("strict", "published"):
         assert (len(module.train(protocol)), len(module.val(protocol))) == (1, 2)
     assert len(module.test()) == (2 if module is grass else 3)
-    assert module.train(sharpen=0.0).recipe.sharpen == 0
+    assert module.train(sharpen=0.0).augmentation.sharpen == 0
     assert module.train()[0]["image"].shape == (3, 16, 16)
     with pytest.raises(ConfigError, match="'all'"):
         module.train("all")

@@ -47,9 +47,9 @@ def test_strict_holds_one_tile_back(module: ModuleType, root: Path) -> None:
         f"{module.VALIDATION_TILE}_" in pair.name.split("area")[-1].split("potsdam_")[-1] for pair in train.pairs
     )
     assert len(test) == 1
-    assert train.recipe == module.RECIPE
-    assert val.recipe is None
-    assert test.recipe is None
+    assert train.augmentation == module.AUGMENTATION
+    assert val.augmentation is None
+    assert test.augmentation is None
 
 
 @BOTH
@@ -100,7 +100,7 @@ def test_other_folders_changes_and_protocols(module: ModuleType, root: Path) -> 
     write_patches(root, module, "demo")
     dataset = module.train(folder="demo", crop=4, mosaic=0.0)
     assert dataset[0]["image"].shape == (3, 4, 4)
-    assert dataset.recipe.flip == module.RECIPE.flip
+    assert dataset.augmentation.flip == module.AUGMENTATION.flip
     assert len(module.val(folder="demo")) == 3
     assert len(module.test(folder="demo")) == 1
     with pytest.raises(ConfigError, match="'other'"):
@@ -127,11 +127,11 @@ def test_the_official_splits() -> None:
 
 
 def test_published_recipes() -> None:
-    assert vaihingen.RECIPE.crop == 512
-    assert vaihingen.RECIPE.scales == (0.5, 0.75, 1, 1.25, 1.5)
-    assert vaihingen.RECIPE.smart_crop == 0.5
-    assert potsdam.RECIPE.crop == 768
-    assert potsdam.RECIPE.scales == (0.75, 1, 1.25, 1.5)
-    assert potsdam.RECIPE.rot90 == 0.25
+    assert vaihingen.AUGMENTATION.crop == 512
+    assert vaihingen.AUGMENTATION.scales == (0.5, 0.75, 1, 1.25, 1.5)
+    assert vaihingen.AUGMENTATION.smart_crop == 0.5
+    assert potsdam.AUGMENTATION.crop == 768
+    assert potsdam.AUGMENTATION.scales == (0.75, 1, 1.25, 1.5)
+    assert potsdam.AUGMENTATION.rot90 == 0.25
     with warnings.catch_warnings(action="error"):
         vaihingen.train()

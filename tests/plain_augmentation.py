@@ -1,4 +1,4 @@
-"""A training recipe in the order in which it is told: whole images, step by step.
+"""A training augmentation in the order in which it is told: whole images, step by step.
 
 The oracle for the laws that our own samples follow, and the plain side of benchmarks/loader.py: OpenCV reads, resizes
 and counts, albumentations turns, flips and normalises.
@@ -15,34 +15,40 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d2ls.data.augment import Recipe
+from d2ls.data.augment import Augmentation
 from d2ls.data.pairs import Pair
 
 Pixels = NDArray[np.uint8]
 SIZE = 1024  # of the images, unless told otherwise
 
 
-class PlainRecipe(Dataset[dict[str, Tensor]]):
+class PlainAugmentation(Dataset[dict[str, Tensor]]):
     """Training samples of images that have one size, at least that of the crop divided by the smallest scale.
 
     Args:
         pairs: images and index masks.
-        recipe: with a crop, scales and a smart crop.
+        augmentation: with a crop, scales and a smart crop.
         ignore_index: of the masks.
         size: side of the images, in pixels.
         pillow: resize with Pillow rather than OpenCV; it filters what it makes smaller.
     """
 
     def __init__(
-        self, pairs: list[Pair], recipe: Recipe, ignore_index: int, *, size: int = SIZE, pillow: bool = False
+        self,
+        pairs: list[Pair],
+        augmentation: Augmentation,
+        ignore_index: int,
+        *,
+        size: int = SIZE,
+        pillow: bool = False,
     ) -> None:
-        self.pairs, self.recipe, self.ignore_index = pairs, recipe, ignore_index
+        self.pairs, self.augmentation, self.ignore_index = pairs, augmentation, ignore_index
         self.size, self.pillow = size, pillow
         self.turns = albumentations.Compose(
             [
-                albumentations.RandomRotate90(p=recipe.rot90),
-                albumentations.HorizontalFlip(p=recipe.flip),
-                albumentations.VerticalFlip(p=recipe.flip),
+                albumentations.RandomRotate90(p=augmentation.rot90),
+                albumentations.HorizontalFlip(p=augmentation.flip),
+                albumentations.VerticalFlip(p=augmentation.flip),
             ]
         )
         self.normal = albumentations.Normalize()
@@ -52,12 +58,12 @@ class PlainRecipe(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        if rng.random() < self.recipe.mosaic:
+        if rng.random() < self.augmentation.mosaic:
             chosen = [index, *rng.integers(len(self.pairs), size=3)]
             image, mask = self.mosaic([self.read(self.pairs[at]) for at in chosen], rng)
         else:
             image, mask = self.read(self.pairs[index])
-        image, mask = self.resize(image, mask, self.recipe.scales[rng.integers(len(self.recipe.scales))])
+        image, mask = self.resize(image, mask, self.augmentation.scales[rng.integers(len(self.augmentation.scales))])
         image, mask = self.augment(*self.crop(image, mask, rng))
         return {"image": self.normalise(image), "mask": torch.from_numpy(mask.astype(np.int64))}
 
@@ -95,13 +101,13 @@ class PlainRecipe(Dataset[dict[str, Tensor]]):
         return resized, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
 
     def crop(self, image: Pixels, mask: Pixels, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        side = self.recipe.crop
-        for _ in range(self.recipe.tries):
+        side = self.augmentation.crop
+        for _ in range(self.augmentation.tries):
             top, left = (int(rng.integers(length - side + 1)) for length in mask.shape)
             window = np.s_[top : top + side, left : left + side]
             values, counts = np.unique(mask[window], return_counts=True)
             counts = counts[values != self.ignore_index]
-            if len(counts) > 1 and counts.max() / counts.sum() < self.recipe.smart_crop:
+            if len(counts) > 1 and counts.max() / counts.sum() < self.augmentation.smart_crop:
                 break
         return image[window], mask[window]
 
