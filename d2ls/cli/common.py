@@ -1,15 +1,19 @@
-"""What every script shares: its parser's common options, and how it ends."""
+"""Shared parts of all scripts: common options, the progress bar, exit codes and messages."""
 
 import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from d2ls.errors import D2LSError
 
 EXIT_PROBLEMS = 1  # a check found problems
 EXIT_BAD_INPUT = 2  # wrong use or bad input
 EXIT_INTERRUPTED = 130
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # those of d2ls.inference.predictor, which imports torch
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -26,6 +30,24 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
     )
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return result
+
+
+def add_network_options(result: argparse.ArgumentParser) -> None:
+    """Add the options of whatever runs a trained network: views, device, precision."""
+    add = result.add_argument
+    add(
+        "-t", "--tta", choices=("none", "lr", "d4"), default="none", help="views: none (default), lr (flips), d4 (more)"
+    )
+    add("--tta-batch", type=positive, default=1, metavar="N", help="views of one size at once (default 1)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
+
+
+def progress_bar(title: str) -> Progress:
+    """A bar on stderr, shown only on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def positive(word: str) -> int:

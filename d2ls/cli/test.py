@@ -1,51 +1,36 @@
-"""The test scripts: one command line for all data sets, and the run that it asks for."""
+"""Command line of the test scripts, one parser for all data sets; torch is imported only after it has parsed."""
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from d2ls.cli import common as cli
-from d2ls.config import Settings, load_config, parse_overrides
-from d2ls.data.dataset import SegmentationDataset
-from d2ls.errors import ConfigError
-from d2ls.inference import record, submission, tta
-from d2ls.inference.evaluate import predict
-from d2ls.inference.masks import Masks
-from d2ls.inference.predictor import (
-    PRECISIONS,
-    Network,
-    Segment,
-    by_windows,
-    check_precision,
-    choose_device,
-    whole_images,
-)
-from d2ls.inference.scores import Scores
-from d2ls.inference.sliding_window import Windows
-from d2ls.inference.sources import FRAME_SPECS, frames, test_images, trained_network
-from d2ls.memory import keep_freed_memory
-from d2ls.report import page
 
 
 def script(dataset: str) -> Callable[[Sequence[str] | None], int]:
-    """The main function of a test script: takes the command line, gives the exit code."""
+    """The main function of a data set's test script: takes the command line, returns the exit code."""
 
     def main(arguments: Sequence[str] | None = None) -> int:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        return _run(dataset, _parser(dataset).parse_intermixed_args(words), [f"test_{dataset}.py", *words])
+        options = parser(dataset).parse_intermixed_args(words)
+        from d2ls.cli.test_run import run  # noqa: PLC0415
+
+        return run(dataset, options, [f"test_{dataset}.py", *words])
 
     return main
 
 
-def _parser(dataset: str) -> argparse.ArgumentParser:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`d2ls-test`: the data set's name, then the command line of its test script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    first = cli.parser("Segment and score the test images of a data set. For its options: d2ls-test DATASET --help")
+    first.add_argument("dataset", help="such as vaihingen, potsdam, uavid")
+    return script(first.parse_args(words[:1]).dataset)(words[1:])
+
+
+def parser(dataset: str) -> argparse.ArgumentParser:
+    """The command line of a data set's test script."""
     example = f"python test_{dataset}.py -c config/{dataset}/d2ls.py -o fig_results/{dataset}/d2ls -t lr"
     result = cli.parser(
         f"Segment the test images of {dataset}, write their masks, and score them where there are labels.",
@@ -56,30 +41,20 @@ def _parser(dataset: str) -> argparse.ArgumentParser:
     add("-c", "--config", type=Path, metavar="FILE", help="config; may be left out where the checkpoint says it all")
     add("-w", "--weights", type=Path, metavar="FILE", help="checkpoint (default: the one that the config names)")
     add("-o", "--output", "--output_path", type=Path, required=True, metavar="DIR", help="folder for masks and scores")
-    add(
-        "-t",
-        "--tta",
-        choices=("none", "lr", "d4"),
-        default="none",
-        help="views: none (default), lr (flips), d4 (several scales)",
-    )
+    cli.add_network_options(result)
     add("-b", "--batch-size", type=cli.positive, metavar="N", help="images of one size (or windows) at once")
-    add("--tta-batch", type=cli.positive, default=1, metavar="N", help="views of one size at once (default 1)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
-    add("--precision", choices=tuple(PRECISIONS), help="default: the config's, else 32-true")
     add("--workers", type=cli.positive, default=2, metavar="N", help="threads that read images (default 2)")
     add("--rgb", action="store_true", help="write colour masks rather than class indices")
     add("--legend", choices=("official", "reference"), default="official", help="whose colours, where they differ")
-    add("--resume", action="store_true", help="keep the masks that are there already")
+    add("--resume", action="store_true", help="keep the masks that exist already")
     add("--report", action="store_true", help="write a page of scores, pictures and the dictionary: report.html")
     add("--report-image", metavar="NAME", help="whose dictionary the page shows (default: the median image by mIoU)")
-    add("settings", nargs="*", metavar="name=value", help="settings in the place of those in the config")
-    if dataset in submission.SERVERS:
-        add("--submission", type=Path, metavar="ZIP", help="check the masks and write the zip that the server takes")
+    add("--submission", type=Path, metavar="ZIP", help="check the masks and write the zip for the data set's server")
+    add("settings", nargs="*", metavar="name=value", help="settings that replace those in the config")
     if dataset == "uavid":
         _add_window_options(result)
     else:
-        add("--val", action="store_true", help="the validation images in the place of the test images")
+        add("--val", action="store_true", help="the validation images instead of the test images")
     return result
 
 
@@ -89,145 +64,7 @@ def _add_window_options(result: argparse.ArgumentParser) -> None:
     add("-ph", "--patch-height", type=cli.positive, default=1152, metavar="N", help="height of a window (default 1152)")
     add("-pw", "--patch-width", type=cli.positive, default=1024, metavar="N", help="width of a window (default 1024)")
     add("--overlap", type=float, default=0.0, metavar="SHARE", help="of windows, 0 to 0.9; blended (default 0)")
-    add("-d", "--dataset", choices=tuple(FRAME_SPECS), default="uavid", help="classes and colours of the masks")
+    add(
+        "-d", "--dataset", default="uavid", metavar="NAME", help="classes and colours: uavid (default), pv, landcoverai"
+    )
     add("--index", action="store_true", help="write class indices; without it colours, as the server wants them")
-
-
-def _run(name: str, options: argparse.Namespace, command: list[str]) -> int:
-    """Everything that can be wrong is looked at before the first mask is written."""
-    console = Console()
-    settings = _settings(options)
-    dataset = _images(name, options, settings)
-    precision = check_precision(options.precision or (settings.precision if settings else "32-true"))
-    device = choose_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    zip_path, server = _submission(name, options, dataset)
-    pairs = dataset.pairs  # lists the folders: a missing one is told here
-    page.check_image(options.report_image, dataset)
-    trained = trained_network(settings, options.weights, dataset.spec)
-    for note in trained.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    layout = {"channels_last": settings.channels_last, "compiled": settings.compile} if settings else {}
-    network = Network(trained.net, device, precision, **layout)
-    segment, shape = _segment(name, options, settings, network, dataset)
-    masks = Masks(options.output, dataset.spec, _coloured(name, options), options.legend)
-    masks.check_apart(pairs)
-    run = record.describe(
-        dataset=dataset.spec.name, checkpoint=trained.checkpoint, settings=settings, command=command, **shape,
-        masks=f"{options.legend} colours" if masks.coloured else "indices", precision=precision, device=str(device),
-    )  # fmt: skip
-    record.begin(options.output, run, resume=options.resume)
-    batch, workers = (1, 1) if name == "uavid" else (_batch(name, options, settings), options.workers)
-    started = time.perf_counter()
-    with _progress_bar() as bar:
-        task = bar.add_task("images", total=len(pairs))
-        step = partial(bar.advance, task)
-        scores = predict(dataset, segment, masks, batch=batch, workers=workers, resume=options.resume, progress=step)
-    seconds = time.perf_counter() - started
-    console.print(f"{len(pairs)} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
-    _report(console, scores, len(pairs), options.output, run)
-    if options.report or options.report_image:
-        window = (options.patch_height, options.patch_width) if name == "uavid" else None
-        path = page.write(dataset, masks, scores, network.net, run, image=options.report_image, window=window)
-        console.print(f"report in {path}", highlight=False, soft_wrap=True)
-    return _submit(console, zip_path, server, options.output)
-
-
-def _settings(options: argparse.Namespace) -> Settings | None:
-    if options.config is None:
-        if options.settings:
-            raise ConfigError(
-                f"{options.settings[0]}: settings need a config (-c) whose values they take the place of."
-            )
-        return None
-    return load_config(options.config, parse_overrides(options.settings))
-
-
-def _images(name: str, options: argparse.Namespace, settings: Settings | None) -> SegmentationDataset:
-    if name == "uavid":
-        return frames(options.input, options.dataset)
-    return test_images(name, settings, validation=options.val)
-
-
-def _coloured(name: str, options: argparse.Namespace) -> bool:
-    """Whether masks are written in colours: on demand, of frames unless indices are demanded."""
-    if name != "uavid":
-        return bool(options.rgb)
-    if options.rgb and options.index:
-        raise ConfigError("--rgb and --index contradict each other.")
-    return not options.index
-
-
-def _batch(name: str, options: argparse.Namespace, settings: Settings | None) -> int:
-    """Images, or windows of a frame, at once: as asked for, else as the config validates, else 1; windows 2."""
-    default = 2 if name == "uavid" else settings.val_batch_size if settings else 1
-    return int(options.batch_size or default)
-
-
-def _segment(
-    name: str, options: argparse.Namespace, settings: Settings | None, network: Network, dataset: SegmentationDataset
-) -> tuple[Segment, dict[str, Any]]:
-    """What segments the images, and how in plain values."""
-    views = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4[name]}[options.tta]
-    classes = dataset.spec.num_classes
-    shape: dict[str, Any] = {"views": {"mode": options.tta, "number": len(views), "scales": list(views.scales)}}
-    if name != "uavid":
-        return whole_images(network, views, options.tta_batch, classes), shape | {"windows": None}
-    windows = Windows(options.patch_height, options.patch_width, options.overlap)
-    segment = by_windows(network, views, options.tta_batch, classes, windows, _batch(name, options, settings))
-    return segment, shape | {"windows": asdict(windows)}
-
-
-def _submission(
-    name: str, options: argparse.Namespace, dataset: SegmentationDataset
-) -> tuple[Path | None, submission.Server | None]:
-    """The zip to write, and what its server expects; both None where none is wanted."""
-    path: Path | None = getattr(options, "submission", None)
-    if path is None:
-        return None, None
-    if not path.parent.is_dir():
-        raise ConfigError(f"--submission {path}: no folder {path.parent}.")
-    if getattr(options, "val", False):
-        raise ConfigError("--submission is of the test images: leave out --val.")
-    server = submission.server(name, dataset.pairs)
-    if server.coloured != _coloured(name, options) or options.legend != "official":
-        form = "colour masks: leave out --index" if server.coloured else "class indices: leave out --rgb"
-        raise ConfigError(f"--submission: the server of {name} takes {form} and --legend.")
-    if dataset.spec != server.spec:
-        raise ConfigError(f"--submission: the server takes the classes of {name}, not those of {dataset.spec.name}.")
-    return path, server
-
-
-def _report(console: Console, scores: Scores, number: int, folder: Path, run: dict[str, Any]) -> None:
-    """Show the scores and write them beside the masks; say so where there are none."""
-    if not scores.counts:
-        console.print("no labels, so no scores", highlight=False)
-        return
-    if len(scores.counts) < number:
-        console.print(f"note: {number - len(scores.counts)} images have no labels and are not scored", highlight=False)
-    scores.print(console)
-    scores.write(folder, run)
-    console.print(f"scores in {folder / 'metrics.json'} and metrics.csv", highlight=False, soft_wrap=True)
-
-
-def _submit(console: Console, path: Path | None, server: submission.Server | None, folder: Path) -> int:
-    if path is None or server is None:
-        return 0
-    problems = submission.write_zip(path, folder, server)
-    for line in problems:
-        print(f"problem: {line}", file=sys.stderr)
-    if problems:
-        print(f"{path} is not written", file=sys.stderr)
-        return cli.EXIT_PROBLEMS
-    if server.note:
-        console.print(server.note, highlight=False, soft_wrap=True)
-    console.print(f"{path}: {len(server.sizes)} masks, ready for the server", highlight=False, soft_wrap=True)
-    return 0
-
-
-def _progress_bar() -> Progress:
-    """A bar on stderr where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)

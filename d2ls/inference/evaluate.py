@@ -13,8 +13,8 @@ from torch import Tensor
 
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.errors import D2LSError
-from d2ls.inference.masks import Masks
 from d2ls.inference.predictor import Segment
+from d2ls.inference.results import Masks
 from d2ls.inference.scores import Scores, Tally
 from d2ls.inference.writer import Writer
 

@@ -1,10 +1,10 @@
-"""Scores of a run from the pixel counts of its images: the table, its intervals, and the files beside the masks."""
+"""Scores of a run from the confusion matrices of its images: the table, confidence intervals, and the files."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,64 +14,61 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.table import Table
+from torch import Tensor
 
 from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
-from d2ls.inference.score_table import PER_CLASS, score_table
 from d2ls.metrics import SegmentationMetrics, score_counts
 
 Pixels = NDArray[np.uint8]
 MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
-"""Scores of a run by their names in `metrics.json`, and what `score_counts` calls them."""
+"""Scores of a run by their names in `metrics.json`, and their keys in `score_counts`."""
+PER_CLASS = ("IoU", "F1", "precision", "recall")
+"""Scores of a class by their keys in `score_counts`, in the order of the table's columns."""
 FILES = ("metrics.json", "metrics.csv")
 RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the images of a run scored.
+    """Scores of the images of a run.
 
     Attributes:
         spec: the classes, and which of them are scored.
-        counts: pixel counts of each image, by its name.
+        counts: confusion matrix of each image, (K, K), by its name.
     """
 
     spec: DatasetSpec
-    counts: Mapping[str, torch.Tensor]
+    counts: Mapping[str, Tensor]
 
     @cached_property
-    def total(self) -> dict[str, torch.Tensor]:
-        """Scores of all images together, as `score_counts` gives them, and the counts as "confusion"."""
+    def total(self) -> dict[str, Tensor]:
+        """`score_counts` of all images together, and the counts as "confusion"."""
         confusion = torch.stack(list(self.counts.values())).sum(dim=0)
         return score_counts(confusion, self.spec.scored) | {"confusion": confusion}
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the means: images drawn with replacement (percentile bootstrap, fixed seed).
+        """95 % intervals of the means: images sampled with replacement (percentile bootstrap, fixed seed).
 
-        Empty where there is only one image to draw from.
+        Empty with fewer than two images.
         """
-        number = len(self.counts)
+        number, classes = len(self.counts), self.spec.num_classes
         if number < 2:
             return {}
-        draws = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+        samples = np.random.default_rng(SEED).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
         images = torch.stack([counts.flatten() for counts in self.counts.values()]).double()
-        classes = self.spec.num_classes
-        resampled = (torch.from_numpy(draws).double() @ images).view(RESAMPLES, classes, classes)
-        found = score_counts(resampled, self.spec.scored)
+        found = score_counts((torch.from_numpy(samples).double() @ images).view(-1, classes, classes), self.spec.scored)
         edges = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-        result = {}
-        for name, mean in MEANS.items():
-            values = found[mean].numpy()
-            if not np.isnan(values).all():
-                low, high = np.nanquantile(values, edges).tolist()
-                result[name] = (low, high)
-        return result
+        values = {name: found[mean].numpy() for name, mean in MEANS.items()}
+        quantiles = {n: np.nanquantile(v, edges).tolist() for n, v in values.items() if not np.isnan(v).all()}
+        return {name: (low, high) for name, (low, high) in quantiles.items()}
 
     @cached_property
     def plain(self) -> Mapping[str, Any]:
-        """Everything as plain values; what cannot be scored is None."""
+        """Everything as plain values; None where there is nothing to score."""
         total, intervals = self.total, self.intervals
         pixels = total["confusion"].sum(dim=1)
         return {
@@ -91,14 +88,11 @@ class Scores:
         }
 
     def image(self, name: str) -> dict[str, Any]:
-        """Name, labelled pixels and means of one image as plain values; what cannot be scored is None."""
+        """Name, labelled pixels and means of one image as plain values; None where there is nothing to score."""
         counts = self.counts[name]
         found = score_counts(counts, self.spec.scored)
-        return {
-            "name": name,
-            "pixels": int(counts.sum()),
-            **{score: _number(found[mean]) for score, mean in MEANS.items()},
-        }
+        means = {score: _number(found[mean]) for score, mean in MEANS.items()}
+        return {"name": name, "pixels": int(counts.sum()), **means}
 
     def print(self, console: Console) -> None:
         """Show the table of classes, the means and their intervals, in per cent."""
@@ -110,49 +104,49 @@ class Scores:
         """Write `metrics.json` and `metrics.csv`.
 
         Args:
-            folder: where the masks are.
-            run: what made them: checkpoint, config, views, command line.
+            folder: the folder of the masks.
+            run: the record of the run (see `describe_run`).
 
         Raises:
             DataError: the folder cannot be written.
         """
-        found = self.plain
-        text = json.dumps({"run": run, **found}, indent=1, allow_nan=False)
-        write_bytes(folder / "metrics.json", (text + "\n").encode())
-        write_bytes(folder / "metrics.csv", self._csv(found, run).encode())
+        text = json.dumps({"run": run, **self.plain}, indent=1, allow_nan=False) + "\n"
+        for name, content in zip(FILES, (text, self._csv(run)), strict=True):
+            write_bytes(folder / name, content.encode())
 
-    def _csv(self, found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-        """A row for each class, one for each mean, and what made them."""
-        stream = io.StringIO()
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(["kind", "name", *PER_CLASS, "pixels", "scored", "value", "low", "high"])
+    def _csv(self, run: Mapping[str, Any]) -> str:
+        """One row for each class, each mean and each entry of the record."""
+        found, stream = self.plain, io.StringIO()
+        fields = ["kind", "name", *PER_CLASS, "pixels", "scored", "value", "low", "high"]
+        rows = csv.DictWriter(stream, fields, restval="", lineterminator="\n")
+        rows.writeheader()
         for name, row in found["per_class"].items():
-            values = [_text(row[score]) for score in PER_CLASS]
-            rows.writerow(["class", name, *values, row["pixels"], int(row["scored"]), "", "", ""])
+            rows.writerow({"kind": "class", "name": name, **row, "scored": int(row["scored"])})
         for name in MEANS:
-            interval = found["intervals"][name] or (None, None)
-            rows.writerow(["mean", name, *[""] * 6, _text(found[name]), *map(_text, interval)])
+            low, high = found["intervals"][name] or (None, None)
+            rows.writerow({"kind": "mean", "name": name, "value": found[name], "low": low, "high": high})
         for name, value in run.items():
-            rows.writerow(["run", name, *[""] * 6, value if isinstance(value, str) else json.dumps(value), "", ""])
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows.writerow({"kind": "run", "name": name, "value": text})
         return stream.getvalue()
 
 
 class Tally:
-    """Pixel counts of images as they come.
+    """Confusion matrices of images as they come.
 
-    There is room for all of them from the start: a small piece of memory kept for each image would lie between the
-    large ones that come and go, and the process would grow by an image's size with each.
+    Room for all of them is allocated at the start: a small allocation for each image would lie between the large ones
+    that come and go, and the process would grow by an image's size with each.
 
     Args:
         spec: the classes.
-        names: of all images.
+        names: names of all images.
     """
 
     def __init__(self, spec: DatasetSpec, names: Iterable[str]) -> None:
         self._spec = spec
-        self._places = {name: place for place, name in enumerate(names)}
-        self._counts = torch.zeros(len(self._places), spec.num_classes, spec.num_classes, dtype=torch.int64)
-        self._counted = np.zeros(len(self._places), bool)
+        self._rows = {name: row for row, name in enumerate(names)}
+        self._counts = torch.zeros(len(self._rows), spec.num_classes, spec.num_classes, dtype=torch.int64)
+        self._counted = np.zeros(len(self._rows), bool)
         self._metrics = SegmentationMetrics(spec.num_classes, spec.ignore_index, spec.scored)
 
     def add(self, name: str, prediction: Pixels, truth: Pixels) -> None:
@@ -164,27 +158,59 @@ class Tally:
             truth: class indices or the ignore index, (H, W).
 
         Raises:
-            DataError: sizes differ, or values are no classes.
+            DataError: sizes differ, or a value is no class.
         """
         if prediction.shape != truth.shape:
             (height, width), (rows, columns) = prediction.shape, truth.shape
             raise DataError(f"{name}: its mask has {width} x {height} pixels, its label {columns} x {rows}.")
         self._metrics.reset()
         self._metrics.update(torch.from_numpy(prediction), torch.from_numpy(truth))
-        self._counts[self._places[name]] = self._metrics.confmat
-        self._counted[self._places[name]] = True
+        self._counts[self._rows[name]] = self._metrics.confmat
+        self._counted[self._rows[name]] = True
 
     def scores(self) -> Scores:
         """Scores of the images that were counted."""
-        return Scores(
-            self._spec, {name: self._counts[place] for name, place in self._places.items() if self._counted[place]}
-        )
+        return Scores(self._spec, {name: self._counts[row] for name, row in self._rows.items() if self._counted[row]})
 
 
-def _number(value: torch.Tensor) -> float | None:
+def score_table(
+    confusion: Tensor,
+    classes: Sequence[str],
+    scored: Collection[int],
+    title: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> Table:
+    """Scores in per cent, one row for each class and the means below; classes outside the means are marked.
+
+    Args:
+        confusion: pixel counts, (K, K): rows are true classes, columns predicted ones.
+        classes: names of the K classes.
+        scored: indices of the classes in the means.
+        title: printed above the table.
+        intervals: 95 % intervals of means, 0..1, by their names; printed below the table.
+    """
+    found, pixels = score_counts(confusion, sorted(scored)), confusion.sum(dim=1).tolist()
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for name in (*PER_CLASS, "pixels"):
+        table.add_column(name, justify="right")
+    for index, name in enumerate(classes):
+        values = [percent(found[score][index].item()) for score in PER_CLASS]
+        table.add_row(name if index in scored else f"{name} (not scored)", *values, f"{pixels[index]:,}")
+    table.add_section()
+    miou, f1, oa = (percent(found[mean].item()) for mean in MEANS.values())
+    table.add_row("mean", miou, f1, "", f"OA {oa}", "")
+    if intervals:
+        lines = (f"{name:8} 95 % interval {' to '.join(map(percent, edges))}" for name, edges in intervals.items())
+        table.caption, table.caption_justify = "\n".join(lines), "left"
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share (0..1) in per cent; "-" for None and NaN."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"
+
+
+def _number(value: Tensor) -> float | None:
     number = value.item()
     return None if math.isnan(number) else number
-
-
-def _text(value: float | None) -> str:
-    return "" if value is None else repr(value)

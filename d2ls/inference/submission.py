@@ -21,7 +21,7 @@ from d2ls.data.root import data_root
 from d2ls.data.sets import loveda, uavid
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError, DataError
-from d2ls.inference.masks import mask_name
+from d2ls.inference.results import mask_name
 
 Size = tuple[int, int]
 _LARGEST_FILE = 1 << 26  # bytes of one mask; more is no mask

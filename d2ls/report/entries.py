@@ -14,7 +14,7 @@ from d2ls.data import io as files
 from d2ls.data.augment import normalise
 from d2ls.data.pairs import Pair
 from d2ls.data.spec import DatasetSpec
-from d2ls.inference.masks import Masks
+from d2ls.inference.results import Masks
 from d2ls.report import pictures
 from d2ls.report.dictionary import Reading, cosines, read_dictionary
 from d2ls.report.pictures import Picture, Pixels

@@ -12,7 +12,7 @@ from d2ls.data import io as files
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair
 from d2ls.data.spec import DatasetSpec
-from d2ls.inference.masks import Masks
+from d2ls.inference.results import Masks
 from d2ls.inference.scores import Scores
 from d2ls.report import pictures
 from d2ls.report.pictures import Mark, Picture, Pixels

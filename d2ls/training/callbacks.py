@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 
 from d2ls.config import Settings
-from d2ls.inference.score_table import score_table
+from d2ls.inference.scores import score_table
 from d2ls.metrics import Scores
 
 

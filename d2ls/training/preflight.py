@@ -26,8 +26,8 @@ from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
 from d2ls.config import Settings
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import tta
-from d2ls.inference.masks import Masks
 from d2ls.inference.predictor import Network, whole_images
+from d2ls.inference.results import Masks
 from d2ls.training.checkpoint_io import WholeCheckpoints
 from d2ls.training.labels_check import SAMPLES, check_labels
 from d2ls.training.module import SegmentationModule

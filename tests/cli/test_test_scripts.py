@@ -23,7 +23,7 @@ from d2ls.data.sets import uavid
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.inference import tta
-from d2ls.inference.masks import Masks
+from d2ls.inference.results import Masks
 from d2ls.inference.sources import DATASETS, FRAME_SPECS
 from tests.parity.cases import weights as reference_weights
 
@@ -468,7 +468,7 @@ def test_views_of_every_script_are_known() -> None:
     assert set(tta.D4) == set(DATASETS)
     assert {path.stem for path in ROOT.glob("test_*.py")} == {f"test_{name}" for name in DATASETS}
     for name in DATASETS:
-        options = {option for action in command._parser(name)._actions for option in action.option_strings}
+        options = {option for action in command.parser(name)._actions for option in action.option_strings}
         wanted = {
             "-c",
             "-o",

@@ -27,7 +27,7 @@ from d2ls.data.sets import cloud, dubai
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import submission
 from d2ls.inference.evaluate import predict
-from d2ls.inference.masks import Masks
+from d2ls.inference.results import Masks
 from d2ls.models.weight_files import load_file
 from d2ls.preparation.sources import Sources
 from tests.data.folders import labels, picture

@@ -25,7 +25,7 @@ from d2ls.data.labels import read_index_mask
 from d2ls.data.pairs import Pair
 from d2ls.data.sets import dubai, loveda, uavid
 from d2ls.data.spec import DatasetSpec
-from d2ls.inference.masks import Masks
+from d2ls.inference.results import Masks
 from d2ls.inference.scores import Tally
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.report import page

@@ -1,0 +1,11 @@
+from d2ls.config import load_config as load_config
+from d2ls.data.dataset import SegmentationDataset as SegmentationDataset
+from d2ls.data.spec import DatasetSpec as DatasetSpec
+from d2ls.inference.library import load_model as load_model
+from d2ls.inference.library import predict as predict
+from d2ls.losses import D2LSLoss as D2LSLoss
+from d2ls.metrics import SegmentationMetrics as SegmentationMetrics
+from d2ls.models import DynamicDictionaryLearning as DynamicDictionaryLearning
+from d2ls.models import load_reference_weights as load_reference_weights
+from d2ls.training.module import SegmentationModule as SegmentationModule
+from d2ls.version import __version__ as __version__

@@ -1,0 +1,178 @@
+"""The run of a test script: images in, masks, scores, report and submission out."""
+
+import argparse
+import sys
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from d2ls.cli import common as cli
+from d2ls.config import Settings, load_config, parse_overrides
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.errors import ConfigError
+from d2ls.inference import submission, tta
+from d2ls.inference.evaluate import predict
+from d2ls.inference.predictor import (
+    Network,
+    Segment,
+    by_windows,
+    check_precision,
+    choose_device,
+    whole_images,
+)
+from d2ls.inference.results import Masks, begin_run, describe_run
+from d2ls.inference.scores import Scores
+from d2ls.inference.sliding_window import Windows
+from d2ls.inference.sources import DATASETS, FRAME_SPECS, frames, test_images, trained_network
+from d2ls.memory import keep_freed_memory
+from d2ls.report import page
+
+
+def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
+    """Test a network on a data set; everything that can be wrong is checked before the first mask is written.
+
+    Args:
+        name: the data set.
+        options: from `d2ls.cli.test.parser`.
+        command: script and arguments, for the record.
+
+    Returns:
+        The exit code.
+    """
+    console = Console()
+    if name not in DATASETS:
+        raise ConfigError(f"{name}: no such data set; expected one of {', '.join(DATASETS)}.")
+    settings = _settings(options)
+    dataset = _images(name, options, settings)
+    precision = check_precision(options.precision or (settings.precision if settings else "32-true"))
+    device = choose_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    zip_path, server = _submission(name, options, dataset)
+    pairs = dataset.pairs  # lists the folders: a missing one is told here
+    page.check_image(options.report_image, dataset)
+    trained = trained_network(settings, options.weights, dataset.spec)
+    for note in trained.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    layout = {"channels_last": settings.channels_last, "compiled": settings.compile} if settings else {}
+    network = Network(trained.net, device, precision, **layout)
+    segment, shape = _segment(name, options, settings, network, dataset)
+    masks = Masks(options.output, dataset.spec, _coloured(name, options), options.legend)
+    masks.check_apart(pairs)
+    record = describe_run(
+        dataset=dataset.spec.name, checkpoint=trained.checkpoint, settings=settings, command=command, **shape,
+        masks=f"{options.legend} colours" if masks.coloured else "indices", precision=precision, device=str(device),
+    )  # fmt: skip
+    begin_run(options.output, record, resume=options.resume)
+    batch, workers = (1, 1) if name == "uavid" else (_batch(name, options, settings), options.workers)
+    started = time.perf_counter()
+    with cli.progress_bar("segmenting") as bar:
+        task = bar.add_task("images", total=len(pairs))
+        step = partial(bar.advance, task)
+        scores = predict(dataset, segment, masks, batch=batch, workers=workers, resume=options.resume, progress=step)
+    seconds = time.perf_counter() - started
+    console.print(f"{len(pairs)} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
+    _report(console, scores, len(pairs), options.output, record)
+    if options.report or options.report_image:
+        window = (options.patch_height, options.patch_width) if name == "uavid" else None
+        path = page.write(dataset, masks, scores, network.net, record, image=options.report_image, window=window)
+        console.print(f"report in {path}", highlight=False, soft_wrap=True)
+    return _submit(console, zip_path, server, options.output)
+
+
+def _settings(options: argparse.Namespace) -> Settings | None:
+    if options.config is None:
+        if options.settings:
+            raise ConfigError(
+                f"{options.settings[0]}: settings need a config (-c) whose values they take the place of."
+            )
+        return None
+    return load_config(options.config, parse_overrides(options.settings))
+
+
+def _images(name: str, options: argparse.Namespace, settings: Settings | None) -> SegmentationDataset:
+    if name == "uavid":
+        if options.dataset not in FRAME_SPECS:
+            raise ConfigError(f"-d {options.dataset}: expected one of {', '.join(FRAME_SPECS)}.")
+        return frames(options.input, options.dataset)
+    return test_images(name, settings, validation=options.val)
+
+
+def _coloured(name: str, options: argparse.Namespace) -> bool:
+    """Whether masks are written in colours: on demand, of frames unless indices are demanded."""
+    if name != "uavid":
+        return bool(options.rgb)
+    if options.rgb and options.index:
+        raise ConfigError("--rgb and --index contradict each other.")
+    return not options.index
+
+
+def _batch(name: str, options: argparse.Namespace, settings: Settings | None) -> int:
+    """Images, or windows of a frame, at once: as asked for, else as the config validates, else 1; windows 2."""
+    default = 2 if name == "uavid" else settings.val_batch_size if settings else 1
+    return int(options.batch_size or default)
+
+
+def _segment(
+    name: str, options: argparse.Namespace, settings: Settings | None, network: Network, dataset: SegmentationDataset
+) -> tuple[Segment, dict[str, Any]]:
+    """What segments the images, and how in plain values."""
+    views = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4[name]}[options.tta]
+    classes = dataset.spec.num_classes
+    shape: dict[str, Any] = {"views": {"mode": options.tta, "number": len(views), "scales": list(views.scales)}}
+    if name != "uavid":
+        return whole_images(network, views, options.tta_batch, classes), shape | {"windows": None}
+    windows = Windows(options.patch_height, options.patch_width, options.overlap)
+    segment = by_windows(network, views, options.tta_batch, classes, windows, _batch(name, options, settings))
+    return segment, shape | {"windows": asdict(windows)}
+
+
+def _submission(
+    name: str, options: argparse.Namespace, dataset: SegmentationDataset
+) -> tuple[Path | None, submission.Server | None]:
+    """The zip to write, and what its server expects; both None where none is wanted."""
+    path: Path | None = options.submission
+    if path is None:
+        return None, None
+    if not path.parent.is_dir():
+        raise ConfigError(f"--submission {path}: no folder {path.parent}.")
+    if getattr(options, "val", False):
+        raise ConfigError("--submission is of the test images: leave out --val.")
+    server = submission.server(name, dataset.pairs)
+    if server.coloured != _coloured(name, options) or options.legend != "official":
+        form = "colour masks: leave out --index" if server.coloured else "class indices: leave out --rgb"
+        raise ConfigError(f"--submission: the server of {name} takes {form} and --legend.")
+    if dataset.spec != server.spec:
+        raise ConfigError(f"--submission: the server takes the classes of {name}, not those of {dataset.spec.name}.")
+    return path, server
+
+
+def _report(console: Console, scores: Scores, number: int, folder: Path, record: dict[str, Any]) -> None:
+    """Show the scores and write them beside the masks; say so where there are none."""
+    if not scores.counts:
+        console.print("no labels, so no scores", highlight=False)
+        return
+    if len(scores.counts) < number:
+        console.print(f"note: {number - len(scores.counts)} images have no labels and are not scored", highlight=False)
+    scores.print(console)
+    scores.write(folder, record)
+    console.print(f"scores in {folder / 'metrics.json'} and metrics.csv", highlight=False, soft_wrap=True)
+
+
+def _submit(console: Console, path: Path | None, server: submission.Server | None, folder: Path) -> int:
+    if path is None or server is None:
+        return 0
+    problems = submission.write_zip(path, folder, server)
+    for line in problems:
+        print(f"problem: {line}", file=sys.stderr)
+    if problems:
+        print(f"{path} is not written", file=sys.stderr)
+        return cli.EXIT_PROBLEMS
+    if server.note:
+        console.print(server.note, highlight=False, soft_wrap=True)
+    console.print(f"{path}: {len(server.sizes)} masks, ready for the server", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,74 @@
+"""Trained networks in the hands of a program: load one from its checkpoint, segment an image."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from d2ls.checkpoint import read_checkpoint
+from d2ls.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import CheckpointError, DataError
+from d2ls.inference.predictor import Network, by_windows, choose_device, whole_images
+from d2ls.inference.sliding_window import Windows
+from d2ls.inference.tta import NONE
+
+
+def load_model(path: str | Path, device: str = "auto") -> nn.Module:
+    """Load a trained network from a checkpoint of ours; no code in the file is run.
+
+    Args:
+        path: the checkpoint, such as `model_weights/<data set>/<name>/<name>.ckpt`.
+        device: "auto" (the accelerator, else the CPU), "cpu", "cuda:1", ...
+
+    Returns:
+        The network, in evaluation, on the device: float images (B, bands, H, W), normalised, to logits (B, K, H, W).
+        Attributes that it has beside its own: `spec` (DatasetSpec), `classes` (K names), `colours` (K RGB tuples),
+        `bands` (names, in the order of the input), `mean` and `std` (of each band, of values scaled to 0..1).
+
+    Raises:
+        CheckpointError: unreadable, or the file does not name the network or its classes.
+        ConfigError: no such device.
+    """
+    checkpoint = read_checkpoint(path)
+    spec = checkpoint.spec
+    if spec is None:
+        raise CheckpointError(
+            f"{path} does not say which classes it was trained on (it was not written by a d2ls training run). "
+            "Build the network from its config and load the weights with load_reference_weights."
+        )
+    net = checkpoint.build().to(choose_device(device))
+    facts = {"spec": spec, "classes": spec.classes, "colours": spec.colours}
+    facts |= {"bands": ("red", "green", "blue"), "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    for name, value in facts.items():
+        setattr(net, name, value)
+    return net
+
+
+def predict(model: nn.Module, image: NDArray[np.uint8], window: int = 1024, overlap: float = 0.25) -> NDArray[np.uint8]:
+    """Segment an image.
+
+    Args:
+        model: from `load_model`.
+        image: RGB values 0..255, uint8 (H, W, 3), of any size.
+        window: side of the windows in which a larger image is segmented, in pixels.
+        overlap: share of a window that its neighbour covers too, 0 to 0.9.
+
+    Returns:
+        Class indices, uint8 (H, W).
+
+    Raises:
+        DataError: an array of another shape or type.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(f"an array of {image.dtype} {image.shape}; expected RGB pixels, uint8 (H, W, 3).")
+    spec = model.spec
+    assert isinstance(spec, DatasetSpec)
+    network = Network(model, next(model.parameters()).device, "32-true")
+    if max(image.shape) <= window:
+        segment = whole_images(network, NONE, 1, spec.num_classes)
+    else:
+        segment = by_windows(network, NONE, 1, spec.num_classes, Windows(window, window, overlap), 1)
+    return segment(torch.from_numpy(normalise(image))[None])[0].numpy()
