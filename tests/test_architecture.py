@@ -100,7 +100,8 @@ def test_no_private_name_crosses_modules() -> None:
         f"{name} takes {module}.{taken or ''}"
         for name, tree in trees().items()
         for module, taken in imported(tree)
-        if (taken or "").startswith("_") and taken != "__version__" or any(p.startswith("_") for p in module.split("."))
+        if ((taken or "").startswith("_") and taken != "__version__")
+        or any(p.startswith("_") for p in module.split("."))
     ]
     assert private == []
 
