@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from d2ls.errors import ConfigError
 
 Pixels = NDArray[np.uint8]
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values scaled to 0..1
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _LARGEST_DENOMINATOR = 64
 _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 

@@ -1,9 +1,10 @@
-"""Colour masks to index masks and back, through one table over all 24-bit colours."""
+"""Masks as class indices: from mask values or colours (one table over all 24-bit colours), and back to colours."""
 
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ _BLOCK = 1 << 20  # pixels converted at a time: the wide intermediate codes stay
 
 
 def read_index_mask(path: Path, spec: DatasetSpec) -> Mask:
-    """Read a mask whose pixel values are class indices.
+    """Read a mask whose pixel values are class indices, or what `spec.values` lists.
 
     Returns:
         Class indices and the ignore index, (H, W).
@@ -24,9 +25,7 @@ def read_index_mask(path: Path, spec: DatasetSpec) -> Mask:
     Raises:
         DataError: the file cannot be read, or holds other values.
     """
-    index = files.read_index(path)
-    check_index(index, spec, path)
-    return index
+    return values_to_index(files.read_index(path), spec, path)
 
 
 def read_colour_mask(path: Path, spec: DatasetSpec) -> Mask:
@@ -92,23 +91,55 @@ def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official",
     return colours
 
 
+def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
+    """Class index of each mask value by `spec.values`; without that the values themselves, checked.
+
+    Args:
+        raw: values of the file, (H, W).
+        spec: the classes and what the values mean.
+        path: the file, for the error's text.
+
+    Raises:
+        DataError: a value without a meaning; names the file, the values and their shares.
+    """
+    if not spec.values:
+        check_index(raw, spec, path)
+        return raw
+    allowed, table = np.zeros(256, bool), np.zeros(256, np.uint8)
+    for value, name in spec.values.items():
+        allowed[value] = True
+        table[value] = spec.classes.index(name) if name in spec.classes else spec.ignore_index
+    if found := _not_allowed(raw, allowed, f"not listed in `values` of {spec.name}"):
+        known = ", ".join(f"{value} {name}" for value, name in spec.values.items())
+        raise DataError(f"{path}: {found} Expected {known}.")
+    index: Mask = cv2.LUT(raw, table) if raw.size else raw
+    return index
+
+
 def check_index(index: Mask, spec: DatasetSpec, path: Path | str) -> None:
     """Refuse values that are neither a class nor the ignore index.
 
     Raises:
-        DataError: names the file, the values and their pixel counts.
+        DataError: names the file, the values and their shares.
     """
     allowed = np.zeros(256, bool)
     allowed[: spec.num_classes] = allowed[spec.ignore_index] = True
-    if allowed[: int(index.max(initial=0)) + 1].all():
-        return
-    counts = np.bincount(index.ravel(), minlength=256)
-    if wrong := [value for value in np.flatnonzero(counts).tolist() if not allowed[value]]:
-        found = _some([f"{value} ({counts[value]} pixels)" for value in wrong])
+    if found := _not_allowed(index, allowed, f"no class of {spec.name}"):
         raise DataError(
-            f"{path}: values {found} are no class of {spec.name}. Expected 0 to {spec.num_classes - 1}, or "
-            f"{spec.ignore_index} for ignore. Is this an index mask of another data set, or one still to be converted?"
+            f"{path}: {found} Expected 0 to {spec.num_classes - 1}, or {spec.ignore_index} for ignore. Is this an "
+            "index mask of another data set, or one still to be converted? Masks with values such as 0 and 255, or "
+            "with labels from 1, are read with DatasetSpec(values={...})."
         )
+
+
+def _not_allowed(index: Mask, allowed: NDArray[np.bool_], meaning: str) -> str | None:
+    """Sentence on the values that are not allowed, their pixel counts and their share; None where there are none."""
+    if allowed[: int(index.max(initial=0)) + 1].all():
+        return None
+    counts = np.bincount(index.ravel(), minlength=256)
+    wrong = [value for value in np.flatnonzero(counts).tolist() if not allowed[value]]
+    found = _some([f"{value} ({counts[value]} pixels)" for value in wrong])
+    return f"values {found} are {meaning}, {counts[wrong].sum() / index.size:.2%} of the mask." if wrong else None
 
 
 @lru_cache(maxsize=4)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from d2ls.checkpoint import read_checkpoint
-from d2ls.data.augment import IMAGENET_MEAN, IMAGENET_STD, normalise
-from d2ls.data.spec import DatasetSpec
+from d2ls.data.augment import normalise
+from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.errors import CheckpointError, DataError
 from d2ls.inference.predictor import Network, by_windows, choose_device, whole_images
 from d2ls.inference.sliding_window import Windows

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +88,8 @@ class Masks:
         Raises:
             DataError: unreadable, or of the other kind (colours, indices).
         """
-        return (read_colour_mask if self.coloured else read_index_mask)(self.path(name), self.spec)
+        spec = replace(self.spec, values={})  # what we write are class indices, whatever values the labels have
+        return (read_colour_mask if self.coloured else read_index_mask)(self.path(name), spec)
 
 
 def describe_run(

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from d2ls.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from d2ls.errors import ConfigError
 from d2ls.inference.tta import Model
 

@@ -4,7 +4,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from d2ls.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalise, random_colours, random_rotate_flip
+from d2ls.data.augment import Augmentation, normalise, random_colours, random_rotate_flip
+from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from d2ls.errors import ConfigError
 from tests.data.folders import labels, picture
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from d2ls.data import io as files
 from d2ls.data import labels
-from d2ls.data.labels import check_index, colours_to_index, index_to_colours
+from d2ls.data.labels import check_index, colours_to_index, index_to_colours, read_index_mask, values_to_index
 from d2ls.data.sets import dubai, isprs, potsdam, uavid
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -105,6 +106,35 @@ def test_exactly_classes_and_ignore_are_allowed(value: int, spec: DatasetSpec) -
     else:
         with pytest.raises(DataError):
             check_index(index, spec, "x")
+
+
+BUILDINGS = DatasetSpec(
+    name="buildings",
+    classes=("background", "building"),
+    colours=((0, 0, 0), (255, 255, 255)),
+    ignore_index=255,
+    values={0: "background", 255: "building", 7: "ignore"},
+)
+
+
+def test_masks_of_0_and_255_are_read_by_their_values(tmp_path: Path) -> None:
+    raw = np.array([[0, 255, 255], [7, 0, 255]], np.uint8)
+    Image.fromarray(raw).save(tmp_path / "m.png")
+    assert read_index_mask(tmp_path / "m.png", BUILDINGS).tolist() == [[0, 1, 1], [255, 0, 1]]
+
+
+def test_labels_from_one_are_read_by_their_values() -> None:
+    spec = replace(BUILDINGS, values={0: "ignore", 1: "background", 2: "building", 3: "building"})
+    assert values_to_index(np.array([[0, 1, 2, 3]], np.uint8), spec, "x").tolist() == [[255, 0, 1, 1]]
+
+
+def test_values_that_are_not_listed() -> None:
+    raw = np.zeros((4, 5), np.uint8)
+    raw[0, :2], raw[1, 0] = 1, 254
+    with pytest.raises(DataError) as error:
+        values_to_index(raw, BUILDINGS, "m.png")
+    for words in ("m.png", "1 (2 pixels), 254 (1 pixels)", "15.00%", "0 background, 255 building, 7 ignore"):
+        assert words in str(error.value)
 
 
 @pytest.mark.parametrize("folder", ["potsdam", "vaihingen"])
