@@ -1,0 +1,95 @@
+"""Scores of several runs on the same images: mean and deviation over seeds, paired bootstrap over images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from d2ls.metrics import score_counts
+
+MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
+RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
+Counts = NDArray[np.int64]
+"""Pixel counts of a variant's runs, (seeds, images, K, K): rows are true classes, columns predicted ones."""
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over seeds; the deviation of one seed is NaN."""
+
+    mean: float
+    deviation: float
+
+
+class Difference(NamedTuple):
+    """A variant's mean score less the first variant's, over the images as they were sampled again and again.
+
+    Attributes:
+        value: on all images.
+        low: lower end of the 95 % interval (percentiles).
+        high: upper end.
+        better: share of the samples in which the variant is better; ties count half.
+    """
+
+    value: float
+    low: float
+    high: float
+    better: float
+
+
+def spreads(counts: Counts, scored: Sequence[int]) -> dict[str, Any]:
+    """Mean and deviation over seeds of "mIoU", "F1", "OA" (a Spread each) and of each class's "IoU" (K Spreads)."""
+    found = score_counts(torch.from_numpy(counts.sum(axis=1)), scored)
+    result: dict[str, Any] = {name: _spread(found[key].numpy()) for name, key in MEANS.items()}
+    result["IoU"] = [_spread(column) for column in found["IoU"].numpy().T]
+    return result
+
+
+def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str = "mIoU") -> dict[str, Difference]:
+    """Every variant against the first by a paired bootstrap: the same images are drawn for both.
+
+    The score of a sample is the mean over seeds of the score of the pixels of its images together.
+
+    Args:
+        variants: counts by name, all on the same images; the first is the one to compare with.
+        scored: classes in the means.
+        mean: "mIoU", "F1" or "OA".
+    """
+    names = list(variants)
+    images = variants[names[0]].shape[1]
+
+    def statistic(drawn: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
+        """Mean score of each variant, (variants, ...), on images drawn by index, (..., images)."""
+        drawn = np.moveaxis(np.asarray(drawn), axis, -1)
+        times = (drawn[..., None] == np.arange(images)).sum(axis=-2)  # how often each image was drawn
+        scores = [_score(np.einsum("...i,sikl->...skl", times, counts), scored, mean) for counts in variants.values()]
+        return np.stack(scores)
+
+    whole = statistic(np.arange(images))
+    if images < 2:
+        return {
+            name: Difference(value - whole[0], np.nan, np.nan, np.nan) for name, value in zip(names, whole, strict=True)
+        }
+    sampled = stats.bootstrap(
+        (np.arange(images),), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True,
+        confidence_level=CONFIDENCE, random_state=np.random.default_rng(SEED),
+    ).bootstrap_distribution  # fmt: skip
+    result = {}
+    for place, name in enumerate(names):
+        gained = sampled[place] - sampled[0]
+        low, high = np.nanquantile(gained, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        better = float(np.mean((gained > 0) + 0.5 * (gained == 0)))
+        result[name] = Difference(float(whole[place] - whole[0]), float(low), float(high), better)
+    return result
+
+
+def _score(counts: NDArray[np.int64], scored: Sequence[int], mean: str) -> NDArray[np.float64]:
+    """Mean over seeds of a score of counts (..., seeds, K, K)."""
+    scores: NDArray[np.float64] = score_counts(torch.from_numpy(counts), scored)[MEANS[mean]].numpy().mean(axis=-1)
+    return scores
+
+
+def _spread(values: NDArray[np.float64]) -> Spread:
+    return Spread(float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan"))

@@ -1,0 +1,95 @@
+"""Variants of a comparison: configs, times the values of a grid or the rows of an ablation, times seeds."""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from d2ls.config import load_config, parse_overrides
+from d2ls.errors import ConfigError
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "no dictionary": {"head": "conv", "use_aux_loss": False, "contrastive_weight": 0.0},
+    "static dictionary": {"dictionary": "static", "use_aux_loss": False, "contrastive_weight": 0.0},
+    "dynamic dictionary": {"use_aux_loss": False, "contrastive_weight": 0.0},
+    "dynamic, static auxiliary": {"use_aux_loss": True, "contrastive_weight": 0.0},
+    "dynamic, auxiliary, contrastive": {"use_aux_loss": True, "contrastive_weight": 1.0},
+}
+"""Rows of the paper's ablation table, as settings."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: unique in the comparison.
+        config: the config file.
+        overrides: settings in the place of those in the config.
+    """
+
+    name: str
+    config: Path
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder."""
+        return re.sub(r"[^\w.=-]+", "_", self.name)
+
+
+def plan(
+    configs: Sequence[Path], settings: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], *, ablation: bool
+) -> list[Variant]:
+    """List the variants of a comparison.
+
+    Args:
+        configs: config files; the first variant is what the others are compared with.
+        settings: values for all variants.
+        grid: values of each setting; every combination is a variant.
+        ablation: multiply the configs by the rows of the paper's ablation table.
+
+    Raises:
+        ConfigError: a config cannot be read, a name is no setting of it, or two variants are the same.
+    """
+    rows = ABLATION if ablation else {"": {}}
+    names = _short_names(configs)
+    variants = []
+    for config, (row, changes), values in itertools.product(configs, rows.items(), itertools.product(*grid.values())):
+        point = dict(zip(grid, values, strict=True))
+        words = [names[config] if len(configs) > 1 or not row else "", row, *(f"{k}={v}" for k, v in point.items())]
+        overrides = {**settings, **changes, **point}
+        if overlap := sorted(settings.keys() & (changes.keys() | point.keys())):
+            raise ConfigError(f"{overlap[0]} is given for all variants and varied, too. Leave out one of the two.")
+        variants.append(Variant(" ".join(filter(None, words)), config, overrides))
+    folders = [variant.folder for variant in variants]
+    if doubled := sorted({name for name in folders if folders.count(name) > 1}):
+        raise ConfigError(f"two variants have the name {doubled[0]}. Give each config once, each value once.")
+    for variant in variants:
+        load_config(variant.config, variant.overrides)
+    return variants
+
+
+def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Values by setting, of words such as `lr=1e-4,3e-4`.
+
+    Raises:
+        ConfigError: no `name=value,value`.
+    """
+    grid: dict[str, list[Any]] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not text or name in grid:
+            raise ConfigError(f"--grid {word}: expected name=value,value,... with each name once: lr=1e-4,3e-4.")
+        grid[name] = [parse_overrides([f"{name}={value}"])[name] for value in text.split(",")]
+    return grid
+
+
+def _short_names(configs: Sequence[Path]) -> dict[Path, str]:
+    """The shortest names that tell configs apart: `unet`, or `dubai/unet`."""
+    stems = [config.stem for config in configs]
+    if len(set(stems)) == len(stems):
+        return {config: config.stem for config in configs}
+    return {config: f"{config.parent.name}/{config.stem}" for config in configs}
