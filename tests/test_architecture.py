@@ -14,6 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "d2ls"
 LAYERS = (
     ("cli",),
+    ("compare",),
     ("training", "preparation", "report", "synthetic"),
     ("inference",),
     ("export", "config", "checkpoint", "data.sets"),

@@ -22,3 +22,10 @@ def check() -> int:
     from d2ls.cli.check import main  # noqa: PLC0415
 
     return run_main(main)
+
+
+def compare() -> int:
+    """Run `d2ls-compare`."""
+    from d2ls.cli.compare import main  # noqa: PLC0415
+
+    return run_main(main)

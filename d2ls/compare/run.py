@@ -21,8 +21,8 @@ from d2ls.data.io import write_bytes
 from d2ls.errors import DataError
 from d2ls.inference import tta
 from d2ls.inference.evaluate import predict
-from d2ls.inference.masks import Masks
 from d2ls.inference.predictor import Network, check_precision, choose_device, whole_images
+from d2ls.inference.results import Masks
 from d2ls.inference.sources import trained_network
 from d2ls.training.trainer import train
 
