@@ -1,0 +1,13 @@
+"""Dubai with a feature pyramid on the same backbone, weights, recipe and number of steps as d2ls.py.
+
+Needs segmentation-models-pytorch (requirements-dev.txt).
+"""
+# ruff: noqa: F821  (names of the base config)
+
+from d2ls.models.peers import SMPNetwork
+
+base = "d2ls.py"
+
+weights_name = "fpn"
+decoder = "FPN"
+net = SMPNetwork(decoder, backbone, num_classes, pretrained)
