@@ -1,0 +1,126 @@
+"""Checks of the files of a data set: all headers in one pass, all labels in another."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from d2ls.data import io as files
+from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.pairs import Pair, check_sizes
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import DataError
+
+RGB_KINDS = ("rgb", "palette", "rgb+alpha", "palette+alpha")
+THREADS = 4
+Progress = Callable[[], object]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class LabelCounts(NamedTuple):
+    """Labels of a data set.
+
+    Attributes:
+        pixels: number of pixels by label 0 to 255, (256,); labels are class indices and the ignore index.
+        problems: one line for each mask that cannot be read or holds other values than its classes; it is not counted.
+    """
+
+    pixels: NDArray[np.int64]
+    problems: list[str]
+
+
+def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
+    """Read the header of every image and mask, about a millisecond a file; nothing is decoded.
+
+    Args:
+        dataset: a data set with `pairs` and `spec`; others do not name their files, and are passed over.
+        progress: called after each pair.
+
+    Returns:
+        One line for each unreadable file, each image of another kind than the network takes, and each mask of another
+        size than its image, in the order of the pairs.
+
+    Raises:
+        DataError: the folders cannot be listed.
+    """
+    if not isinstance(dataset, SegmentationDataset):
+        return []
+    found = _run(partial(_header_problems, spec=dataset.spec), dataset.pairs, progress)
+    return [problem for problems in found for problem in problems]
+
+
+def count_labels(dataset: Any, progress: Progress | None = None) -> LabelCounts:
+    """Read every mask and count its labels.
+
+    Args:
+        dataset: a `SegmentationDataset`, or any other whose samples have a "mask".
+        progress: called after each image.
+
+    Raises:
+        DataError: the folders cannot be listed.
+    """
+    counts = LabelCounts(np.zeros(256, np.int64), [])
+    threads = THREADS if isinstance(dataset, SegmentationDataset) else 1
+    with torch.random.fork_rng(devices=[]):  # a data set of the user's own may draw random numbers
+        for pixels in _run(partial(_labels_of, dataset), range(len(dataset)), progress, threads):
+            if isinstance(pixels, str):
+                counts.problems.append(pixels)
+            else:
+                counts.pixels[:] += pixels
+    return counts
+
+
+def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
+    """Problems that the headers of one image and its mask tell."""
+    problems, sizes = [], []
+    for path in (pair.image, pair.mask):
+        if path is None:
+            continue
+        try:
+            header = files.read_kind(path)
+        except DataError as problem:
+            problems.append(str(problem))
+            continue
+        sizes.append((header.height, header.width))
+        if path == pair.image and spec.is_rgb8 and (header.bits > 8 or header.kind not in RGB_KINDS):
+            problems.append(f"{path}: {header.bits}-bit {header.kind} pixels, expected 8-bit RGB.")
+    if len(sizes) == 2:
+        try:
+            check_sizes(pair, sizes[0], sizes[1])
+        except DataError as problem:
+            problems.append(str(problem))
+    return problems
+
+
+def _labels_of(dataset: Any, index: int) -> NDArray[np.int64] | str:
+    """Number of pixels by label of one mask, or the reason why it has none."""
+    try:
+        if isinstance(dataset, SegmentationDataset):
+            mask: Any = dataset.read_mask(dataset.pairs[index])
+        else:
+            mask = dataset[index].get("mask")
+    except DataError as problem:
+        return str(problem)
+    if mask is None:
+        return np.zeros(256, np.int64)
+    labels = np.asarray(mask)
+    if labels.size and (labels.min() < 0 or labels.max() > 255):
+        return f"image {index}: labels from {labels.min()} to {labels.max()}, expected 0 to 255."
+    return cv2.calcHist([labels.astype(np.uint8)], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
+
+
+def _run(
+    function: Callable[[Job], Result], jobs: Sequence[Job], progress: Progress | None, threads: int = THREADS
+) -> Iterator[Result]:
+    """Results in the order of the jobs, from a few threads: reading and decoding release Python's lock."""
+    with ThreadPoolExecutor(threads) as pool:
+        for result in pool.map(function, jobs):
+            if progress:
+                progress()
+            yield result
