@@ -1,6 +1,7 @@
-"""Training recipes, and what each step of one does to an image and its mask."""
+"""Augmentation of training samples: its settings, rotations and flips, colours, any albumentations pipeline."""
 
 import os
+import random
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -8,34 +9,42 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 
-Pixels = NDArray[np.uint8]
+Pixels = NDArray[Any]  # uint8, uint16, int16 or float32
+Mask = NDArray[np.uint8]
 _LARGEST_DENOMINATOR = 64
-_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+_OF_THE_DATASET = ("Normalize", "ToTensorV2", "ToTensor3D", "ToFloat", "FromFloat")
+_ROTATIONS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of a training sample: mosaic, scale, crop, turns and flips, colour, in this order.
+    """Random changes of a training sample: mosaic, scale, crop, rotations and flips, colour, pipeline, in this order.
 
     Attributes:
         crop: side of the square that is cut out, in pixels; None keeps the whole image.
-        scales: factors of which one is drawn for the image's size; needs a crop.
+        scales: factors, one of which is chosen for the image's size; needs a crop.
         smart_crop: a crop should hold two classes or more, and none with this share of its non-ignored pixels;
             None takes the first crop.
-        tries: crops drawn at most in search of such a one; the last is kept.
+        tries: most crops tried in search of such a one; the last is kept.
         mosaic: probability of a mosaic of four images.
-        rot90: probability of a turn by 90, 180 or 270 degrees (by 180 where the sample is not square).
+        rot90: probability of a rotation by 90, 180 or 270 degrees (by 180 where the sample is not square).
         flip: probability of a flip, for each direction by itself.
-        brightness_contrast: probability of a change of brightness and contrast by up to a quarter.
-        sharpen: probability of sharpening.
+        brightness_contrast: probability of a change of brightness and contrast by up to a quarter, of RGB bands.
+        sharpen: probability of sharpening, of RGB bands.
+        augment: an `albumentations.Compose` of further transforms. It gets uint8 pixels as they are, others as float32
+            with the spec's `value_range` as 0 to 1, and the mask of class indices. Mask pixels that a transform adds
+            (`fill_mask=0`, albumentations' default) are ignored. Transforms must draw from albumentations' generators,
+            which are seeded for each sample.
 
     Raises:
-        ConfigError: values that cannot be meant.
+        ConfigError: values out of range, or a pipeline that normalises or is none.
     """
 
     crop: int | None = None
@@ -47,6 +56,7 @@ class Augmentation:
     flip: float = 0.0
     brightness_contrast: float = 0.0
     sharpen: float = 0.0
+    augment: Any = None
 
     def __post_init__(self) -> None:
         for name in ("mosaic", "rot90", "flip", "brightness_contrast", "sharpen"):
@@ -62,6 +72,8 @@ class Augmentation:
             raise ConfigError(f"smart_crop is {self.smart_crop}; expected a share above 0, at most 1, or None.")
         if self.tries < 1:
             raise ConfigError(f"tries is {self.tries}; expected 1 or more.")
+        if self.augment is not None:
+            _check_pipeline(self.augment)
 
     def random_scale(self, rng: np.random.Generator) -> Fraction:
         """One of the scales, as the nearest fraction of small numbers (0.75 is 3/4)."""
@@ -71,60 +83,157 @@ class Augmentation:
 
 
 def random_rotate_flip(
-    image: Pixels, mask: Pixels, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[Pixels, Pixels]:
-    """Turn and flip an image (H, W, 3) and its mask (H, W) alike."""
-    turn, turns, across, down = (
-        rng.random() < augmentation.rot90,
-        int(rng.integers(1, 4)),
-        *(rng.random(2) < augmentation.flip),
-    )
-    if turn:
-        code = _TURNS[turns if mask.shape[0] == mask.shape[1] else 2]
-        image, mask = cv2.rotate(image, code), cv2.rotate(mask, code)
+    image: Pixels, mask: Mask, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[Pixels, Mask]:
+    """Rotate and flip an image (H, W, bands) and its mask (H, W) alike."""
+    rotate, quarters = rng.random() < augmentation.rot90, int(rng.integers(1, 4))
+    across, down = rng.random(2) < augmentation.flip
+    if rotate:
+        quarters = quarters if mask.shape[0] == mask.shape[1] else 2
+        mask = cv2.rotate(mask, _ROTATIONS[quarters])
+        # OpenCV is faster than NumPy, and rotates pixels of a few sizes only.
+        many = image.shape[2] > 4
+        image = np.ascontiguousarray(np.rot90(image, quarters)) if many else cv2.rotate(image, _ROTATIONS[quarters])
     if across or down:
         axes = -1 if across and down else int(across)
         image, mask = cv2.flip(image, axes), cv2.flip(mask, axes)
-    return image, mask
+    return image.reshape(*mask.shape, -1), mask  # OpenCV drops the axis of a single band
 
 
-def random_colours(image: Pixels, augmentation: Augmentation, rng: np.random.Generator) -> Pixels:
-    """Brightness, contrast and sharpness of an image (H, W, 3), by albumentations."""
-    if not (augmentation.brightness_contrast or augmentation.sharpen):
+def random_colours(
+    image: Pixels, augmentation: Augmentation, rng: np.random.Generator, spec: DatasetSpec | None = None
+) -> Pixels:
+    """Change brightness, contrast and sharpness of the bands red, green and blue, by albumentations.
+
+    Args:
+        image: (H, W, bands), in the unit of the file.
+        augmentation: its probabilities.
+        rng: the source of all randomness.
+        spec: the bands; None is 8-bit RGB.
+
+    Raises:
+        ConfigError: pixels of another type than uint8 without a `value_range`.
+    """
+    spec = spec or _IMAGENET
+    if not (augmentation.brightness_contrast or augmentation.sharpen) or spec.rgb is None:
         return image
     change = _colour_change(augmentation.brightness_contrast, augmentation.sharpen)
-    change.set_random_seed(int(rng.integers(1 << 32)))
-    changed: Pixels = change(image=np.ascontiguousarray(image))["image"]
+    seed_transforms(change, rng)
+    bands = list(spec.rgb)
+    rgb = np.ascontiguousarray(image if bands == [*range(image.shape[2])] else image[..., bands])
+    rgb = from_unit(change(image=to_unit(rgb, spec))["image"], spec)
+    if rgb.shape == image.shape:
+        return rgb
+    changed = image.copy()
+    changed[..., bands] = rgb
     return changed
 
 
-def normalise(image: Pixels) -> NDArray[np.float32]:
-    """Values as ImageNet's backbones expect them.
+def to_unit(image: Pixels, spec: DatasetSpec) -> Pixels:
+    """Values as albumentations takes them: uint8 as it is, other types as float32 with `value_range` as 0 to 1.
+
+    Raises:
+        ConfigError: the spec has no `value_range`.
+    """
+    if image.dtype == np.uint8:
+        return image
+    if spec.value_range is None:
+        raise ConfigError(
+            f"data set {spec.name!r}: albumentations needs the range of the {spec.dtype} values. Set "
+            "DatasetSpec(value_range=(lowest, highest)); tools/band_statistics.py prints it."
+        )
+    low, high = (np.float32(value) for value in spec.value_range)
+    return (image.astype(np.float32) - low) / (high - low)
+
+
+def from_unit(values: Pixels, spec: DatasetSpec) -> Pixels:
+    """The inverse of `to_unit`, in the spec's type."""
+    if values.dtype == np.uint8 or spec.value_range is None:
+        return values
+    low, high = (np.float32(value) for value in spec.value_range)
+    values = values * (high - low) + low
+    return to_dtype(values, spec.dtype)
+
+
+def to_dtype(values: NDArray[np.float32], dtype: str) -> Pixels:
+    """Float values as another type; integers are rounded, and clipped to the type's range."""
+    if dtype == "float32":
+        return values
+    limits = np.iinfo(dtype)
+    return np.rint(values).clip(limits.min, limits.max).astype(dtype)
+
+
+def seed_transforms(pipeline: Any, rng: np.random.Generator) -> None:
+    """Seed an albumentations pipeline by generators that all of its transforms share.
+
+    With albumentations' `set_random_seed` each of them draws the same numbers: two of probability 0.5 act together.
+    """
+    seed = int(rng.integers(1 << 62))
+    pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
+
+
+def normalise(image: Pixels, spec: DatasetSpec | None = None) -> NDArray[np.float32]:
+    """Values with the mean and standard deviation of each band taken out.
 
     Args:
-        image: RGB, 0..255, (H, W, 3).
+        image: (H, W, bands), in the unit of the file.
+        spec: the bands; None is 8-bit RGB with ImageNet's mean and standard deviation.
 
     Returns:
-        (3, H, W), contiguous.
+        (bands, H, W), contiguous.
+
+    Raises:
+        ConfigError: the spec has no mean and standard deviation.
     """
-    values = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, plane in enumerate(cv2.split(image)):
-        cv2.LUT(plane, _levels()[channel], dst=values[channel])
+    factor, offset = (_IMAGENET if spec is None else spec).scale_and_offset()
+    values = np.empty((image.shape[2], *image.shape[:2]), np.float32)
+    if image.dtype == np.uint8:
+        levels = np.arange(256, dtype=np.float32) * factor[:, None] + offset[:, None]
+        for band, plane in enumerate(cv2.split(image)):
+            cv2.LUT(plane, levels[band], dst=values[band])
+        return values
+    np.multiply(image.transpose(2, 0, 1), factor[:, None, None], out=values)
+    values += offset[:, None, None]
     return values
 
 
-@lru_cache(maxsize=1)
-def _levels() -> NDArray[np.float32]:
-    """The normalised value of each level of each channel, (3, 256)."""
-    factor = (1 / (255 * np.array(IMAGENET_STD))).astype(np.float32)
-    offset = (-np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)).astype(np.float32)
-    return np.arange(256, dtype=np.float32) * factor[:, None] + offset[:, None]
+def normalise_batch(images: Tensor, spec: DatasetSpec) -> Tensor:
+    """Normalise a batch on its device, if it is raw.
+
+    Args:
+        images: (B, bands, H, W), raw values of an integer type, or float32 values that are normalised already.
+        spec: the bands.
+
+    Returns:
+        float32, (B, bands, H, W).
+    """
+    if images.is_floating_point():
+        return images
+    factor, offset = (torch.from_numpy(values).to(images.device)[:, None, None] for values in spec.scale_and_offset())
+    return images.to(torch.float32).mul_(factor).add_(offset)
+
+
+_IMAGENET = DatasetSpec(name="ImageNet", classes=("a", "b"), colours=((0, 0, 0), (1, 1, 1)), ignore_index=255)
+
+
+def _check_pipeline(pipeline: Any) -> None:
+    """Refuse what is no pipeline, and transforms whose work the data set does."""
+    if not (callable(pipeline) and hasattr(pipeline, "transforms") and hasattr(pipeline, "set_random_state")):
+        raise ConfigError(f"augment is {pipeline!r:.80}; expected albumentations.Compose([...]).")
+    parts = [pipeline]
+    for part in parts:
+        parts += getattr(part, "transforms", ())
+        if type(part).__name__ in _OF_THE_DATASET:
+            raise ConfigError(
+                f"augment has {type(part).__name__}: scaling, normalisation (mean and std of the DatasetSpec) and the "
+                "conversion to a tensor come after it in any case. Leave it out."
+            )
 
 
 @lru_cache(maxsize=4)
 def _colour_change(brightness_contrast: float, sharpen: float) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network for its newest version
-    import albumentations  # noqa: PLC0415  (slow to import, needed by few recipes)
+    import albumentations  # noqa: PLC0415  (slow to import, needed by few augmentations)
 
     return albumentations.Compose(
         [albumentations.RandomBrightnessContrast(0.25, 0.25, p=brightness_contrast), albumentations.Sharpen(p=sharpen)]

@@ -1,8 +1,8 @@
-"""The one Dataset class: pairs of files, listed when first needed, read whole or by a training augmentation."""
+"""The Dataset class of all data sets: pairs of files, read whole or as augmented training samples."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,16 @@ from d2ls.data.labels import read_index_mask
 from d2ls.data.mosaic import Mosaic
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.spec import DatasetSpec
+from d2ls.data.transforms import Transforms
 
-MaskReader = Callable[[Path, DatasetSpec], NDArray[np.uint8]]
+Pixels = NDArray[Any]
+Mask = NDArray[np.uint8]
+MaskReader = Callable[[Path, DatasetSpec], Mask]
 Sample = dict[str, Tensor | str]
 
 
 class SampleRequest(NamedTuple):
-    """A training sample asked for: which image, and the seed of everything drawn for it."""
+    """Which image a training sample is made of, and the seed of everything random in it."""
 
     index: int  # type: ignore[assignment]  # hides the method of tuples, which nobody needs here
     seed: int
@@ -31,17 +34,18 @@ class SampleRequest(NamedTuple):
 class SegmentationDataset(Dataset[Sample]):
     """Images and masks of one split.
 
-    `dataset[i]` is a dict of "image", float32 (3, H, W), ImageNet-normalised; "mask", int64 (H, W) of class indices and
-    the ignore index, absent where the split has no masks; "name", unique in the split; "path", the image's file.
-    Without an augmentation it is the whole image, always the same. With one, `dataset[SampleRequest(i, seed)]` depends
-    on the files, i and the seed alone, and `dataset[i]` takes its seed from torch's generator.
+    `dataset[i]` is a dict of "image", float32 (bands, H, W), normalised; "mask", int64 (H, W) of class indices and the
+    ignore index, absent where the split has no masks; "name", unique in the split; "path", the image's file. Without an
+    augmentation it is the whole image, always the same. With one, `dataset[SampleRequest(i, seed)]` depends on the
+    files, i and the seed alone, and `dataset[i]` takes its seed from torch's generator.
 
     Args:
-        spec: what the labels mean.
-        listing: lists the pairs; called at first use, so that constructing a data set touches no disk. A function of a
-            module or a `functools.partial` of one, so that it can be sent to worker processes.
+        spec: classes and bands.
+        listing: lists the pairs; called at first use, so that constructing a data set touches no disk.
         read_mask: reads a mask file as class indices.
         augmentation: random changes for training; None for evaluation.
+        normalise: False gives samples for `d2ls.data.augment.normalise_batch`, a quarter of the bytes: "image" as it
+            is in the file where that is of an integer type, and "mask" as uint8.
     """
 
     def __init__(
@@ -51,12 +55,16 @@ class SegmentationDataset(Dataset[Sample]):
         *,
         read_mask: MaskReader = read_index_mask,
         augmentation: Augmentation | None = None,
+        normalise: bool = True,
     ) -> None:
         self.spec = spec
         self.augmentation = augmentation
+        self.normalise = normalise
         self._listing = listing
         self._read_mask = read_mask
         self._pairs: list[Pair] | None = None
+        given = None if augmentation is None else augmentation.augment
+        self._transforms = None if given is None else Transforms(given, spec)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -76,17 +84,40 @@ class SegmentationDataset(Dataset[Sample]):
         index = item.index if isinstance(item, SampleRequest) else int(item)
         pair = self.pairs[index]
         if self.augmentation is None:
-            image, mask = files.read_image(pair.image), self.read_mask(pair)
+            image, mask = self.read_pixels(pair), self.read_mask(pair)
+            if mask is not None:
+                check_sizes(pair, image.shape, mask.shape)
         else:
             seed = item.seed if isinstance(item, SampleRequest) else int(torch.randint(2**62, ()))
-            image, mask = self._draw(index, self.augmentation, np.random.default_rng(seed))
-        sample: Sample = {"image": torch.from_numpy(normalise(image)), "name": pair.name, "path": str(pair.image)}
+            image, mask = self._augmented(index, self.augmentation, np.random.default_rng(seed))
+        raw = not self.normalise and image.dtype != np.float32
+        values = np.ascontiguousarray(image.transpose(2, 0, 1)) if raw else normalise(image, self.spec)
+        sample: Sample = {"image": torch.from_numpy(values), "name": pair.name, "path": str(pair.image)}
         if mask is not None:
-            check_sizes(pair, image.shape, mask.shape)
-            sample["mask"] = torch.from_numpy(mask.astype(np.int64))
+            sample["mask"] = torch.from_numpy(mask.astype(np.int64 if self.normalise else np.uint8))
         return sample
 
-    def read_mask(self, pair: Pair) -> NDArray[np.uint8] | None:
+    def read_size(self, pair: Pair) -> tuple[int, int]:
+        """Height and width of a pair's image, from its header alone.
+
+        Raises:
+            DataError: no image that can be read.
+        """
+        return files.read_size(pair.image)
+
+    def read_pixels(self, pair: Pair, window: tuple[int, int, int, int] | None = None) -> Pixels:
+        """Pixels of a pair's image, (H, W, bands).
+
+        Args:
+            pair: of this data set.
+            window: top, left, height and width of a part; None reads the whole.
+
+        Raises:
+            DataError: unreadable, or not as the spec describes it.
+        """
+        return files.read_image(pair.image) if window is None else files.read_window(pair.image, *window)
+
+    def read_mask(self, pair: Pair) -> Mask | None:
         """Class indices and the ignore index of a pair, (H, W); None where it has no mask.
 
         Raises:
@@ -94,11 +125,11 @@ class SegmentationDataset(Dataset[Sample]):
         """
         return None if pair.mask is None else self._read_mask(pair.mask, self.spec)
 
-    def _draw(
-        self, index: int, augmentation: Augmentation, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """One training sample: image (H, W, 3) and mask (H, W)."""
-        canvas = Mosaic.drawn(self, index, augmentation, rng)
-        image, mask = canvas.sample(augmentation, rng)
+    def _augmented(self, index: int, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        """One training sample: image (H, W, bands) and mask (H, W)."""
+        image, mask = Mosaic.random(self, index, augmentation, rng).sample(augmentation, rng)
         image, mask = random_rotate_flip(image, mask, augmentation, rng)
-        return random_colours(image, augmentation, rng), mask
+        image = random_colours(image, augmentation, rng, self.spec)
+        if self._transforms is not None:
+            image, mask = self._transforms(image, mask, rng, self.pairs[index].image)
+        return image, mask

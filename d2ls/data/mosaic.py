@@ -1,20 +1,18 @@
-"""The picture that a training crop is cut from: one image, or a mosaic of four, of which only what is kept is read.
+"""Training crops out of one image or a mosaic of four, of which only what is kept is read.
 
-A canvas is a plan of pieces of files. Scale and crop are chosen on it first, by the masks, which are cheap; then the
-images are read where the crop lies, and only that part is resized. The result is that of building the whole canvas,
-resizing it (bicubic; mask nearest) and cropping.
+Scale and crop are chosen first, by the masks, which are cheap; then the images are read where the crop lies, and only
+that part is resized. The result is that of joining whole images, resizing them (bicubic; mask nearest) and cropping.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from d2ls.data import io as files
 from d2ls.data.augment import Augmentation
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.errors import DataError
@@ -22,8 +20,9 @@ from d2ls.errors import DataError
 if TYPE_CHECKING:
     from d2ls.data.dataset import SegmentationDataset
 
-Pixels = NDArray[np.uint8]
-_CONTEXT = 4  # source pixels beside a window that its bicubic values may depend on
+Pixels = NDArray[Any]  # uint8 RGB, or float32 of any bands with NaN where there are no data
+Mask = NDArray[np.uint8]
+_CONTEXT = 4  # source pixels beside a window on which its bicubic values may depend
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Box:
         return self.bottom - self.top, self.right - self.left
 
     def common(self, other: "Box") -> "Box | None":
-        """The part that both have, or None."""
+        """Intersection, or None."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Box(top, left, bottom, right) if top < bottom and left < right else None
@@ -56,8 +55,8 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of an image and the box of the canvas that it fills; (down, right) leads from the file to the canvas."""
+class Tile:
+    """Part of an image of `size` that fills a box of the mosaic; (down, right) leads from the file to the mosaic."""
 
     pair: Pair
     size: tuple[int, int]
@@ -68,23 +67,22 @@ class Piece:
 
 @dataclass
 class Mosaic:
-    """Pieces that together make one picture of `shape`; what none of them fills is black and ignored."""
+    """One or four tiles in a picture of `shape`; what none of them fills has no data and is ignored."""
 
     dataset: "SegmentationDataset"
     shape: tuple[int, int]
-    pieces: Sequence[Piece]
-    _masks: dict[int, Pixels] = field(default_factory=dict)
+    tiles: Sequence[Tile]
+    _masks: dict[int, Mask] = field(default_factory=dict)
 
     @classmethod
-    def drawn(
+    def random(
         cls, dataset: "SegmentationDataset", index: int, augmentation: Augmentation, rng: np.random.Generator
     ) -> "Mosaic":
-        """The image `index` or, with probability `mosaic`, it and three random ones (GeoSeg's order)."""
-        pairs = dataset.pairs
-        pair = pairs[index]
-        height, width = shape = files.read_size(pair.image)
+        """The image `index` alone or, with probability `mosaic`, with three random ones (in GeoSeg's order)."""
+        pair = dataset.pairs[index]
+        height, width = shape = dataset.read_size(pair)
         if rng.random() >= augmentation.mosaic:
-            return cls(dataset, shape, [Piece(pair, shape, Box(0, 0, height, width), 0, 0)])
+            return cls(dataset, shape, [Tile(pair, shape, Box(0, 0, height, width), 0, 0)])
         down = int(rng.integers(height // 4, 3 * height // 4, endpoint=True))
         right = int(rng.integers(width // 4, 3 * width // 4, endpoint=True))
         boxes = (
@@ -93,49 +91,47 @@ class Mosaic:
             Box(down, 0, height, right),
             Box(down, right, height, width),
         )
-        chosen = [pair, *(pairs[partner] for partner in rng.integers(len(pairs), size=3))]
+        chosen = [pair, *(dataset.pairs[other] for other in rng.integers(len(dataset.pairs), size=3))]
         filled = [(pair, box) for pair, box in zip(chosen, boxes, strict=True) if min(box.shape)]
-        return cls(dataset, shape, [_piece(pair, box, rng) for pair, box in filled])
+        return cls(dataset, shape, [_random_tile(dataset, pair, box, rng) for pair, box in filled])
 
-    def sample(self, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Pixels]:
-        """Scale and crop: an image (H, W, 3) and its mask (H, W), of the crop's size or, without one, the canvas's."""
+    def sample(self, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        """Scale and crop: an image (H, W, bands) and its mask (H, W), of the crop's size or the mosaic's."""
         if augmentation.crop is None:
             whole = Box(0, 0, *self.shape)
             return self._image(whole), self._mask(whole)
         scale = augmentation.random_scale(rng)
-        scaled = tuple(max(1, round(side * scale)) for side in self.shape)
-        crop, mask = self._choose(augmentation, (scaled[0], scaled[1]), scale, rng)
+        height, width = (max(1, round(side * scale)) for side in self.shape)
+        crop, mask = self._choose(augmentation, (height, width), scale, rng)
         image = self._scaled_image(crop, scale)
-        side = augmentation.crop
-        missing = [(0, side - length) for length in mask.shape]  # an image smaller than the crop: filled below, right
+        missing = [(0, augmentation.crop - side) for side in mask.shape]  # of an image smaller than the crop
         if any(after for _, after in missing):
-            image = np.pad(image, (*missing, (0, 0)))
+            image = np.pad(image, (*missing, (0, 0)), constant_values=0 if image.dtype == np.uint8 else np.nan)
             mask = np.pad(mask, missing, constant_values=self.dataset.spec.ignore_index)
         return image, mask
 
     def _choose(
         self, augmentation: Augmentation, scaled: tuple[int, int], scale: Fraction, rng: np.random.Generator
-    ) -> tuple[Box, Pixels]:
-        """A crop of the scaled canvas and its mask: the first that is mixed enough, else the last drawn."""
+    ) -> tuple[Box, Mask]:
+        """A crop of the scaled mosaic and its mask: the first that is mixed enough, else the last one tried."""
+        limit, ignore_index = augmentation.smart_crop, self.dataset.spec.ignore_index
         height, width = (min(augmentation.crop or side, side) for side in scaled)
         for _ in range(augmentation.tries):
             top, left = (int(rng.integers(side - part + 1)) for side, part in zip(scaled, (height, width), strict=True))
             crop = Box(top, left, top + height, left + width)
             mask = self._scaled_mask(crop, scale)
-            if augmentation.smart_crop is None or is_mixed(
-                mask, self.dataset.spec.ignore_index, augmentation.smart_crop
-            ):
+            if limit is None or is_mixed(mask, ignore_index, limit):
                 break
         return crop, mask
 
-    def _scaled_mask(self, crop: Box, scale: Fraction) -> Pixels:
+    def _scaled_mask(self, crop: Box, scale: Fraction) -> Mask:
         """Nearest neighbour: each pixel of the crop takes the source pixel in which its centre lies."""
         if scale == 1:
             return self._mask(crop)
         rows = _nearest(crop.top, crop.bottom, scale, self.shape[0])
         columns = _nearest(crop.left, crop.right, scale, self.shape[1])
         source = Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-        nearest: Pixels = np.take(np.take(self._mask(source), rows - rows[0], 0), columns - columns[0], 1)
+        nearest: Mask = np.take(np.take(self._mask(source), rows - rows[0], 0), columns - columns[0], 1)
         return nearest
 
     def _scaled_image(self, crop: Box, scale: Fraction) -> Pixels:
@@ -148,25 +144,33 @@ class Mosaic:
         )
         source = self._image(Box(top, left, bottom, right))
         below, beside = (-side % scale.denominator for side in source.shape[:2])
-        if below or beside:  # the canvas ends between two points where the grids meet
+        if below or beside:  # the mosaic ends between two points where the grids meet
             source = cv2.copyMakeBorder(source, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-        resized: Pixels = cv2.resize(source, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_CUBIC)
+        resized = cv2.resize(source, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_CUBIC)
         down, over = int(top * scale), int(left * scale)  # exact: both are multiples of the denominator
-        return resized[crop.top - down : crop.bottom - down, crop.left - over : crop.right - over]
+        part: Pixels = crop.moved(-down, -over).of(resized)
+        return part.reshape(*crop.shape, -1)  # OpenCV drops the axis of a single band
 
     def _image(self, box: Box) -> Pixels:
-        """RGB of a box of the canvas, (h, w, 3)."""
-        parts = [(piece, part) for piece in self.pieces if (part := piece.box.common(box))]
+        """Pixels of a box of the mosaic, (h, w, bands)."""
+        parts = [(tile, part) for tile in self.tiles if (part := tile.box.common(box))]
         if len(parts) == 1 and parts[0][1] == box:
-            return _read(*parts[0])
-        pixels = np.zeros((*box.shape, 3), np.uint8)
-        for piece, part in parts:
-            part.moved(-box.top, -box.left).of(pixels)[...] = _read(piece, part)
+            return self._read(*parts[0])
+        rgb8 = self.dataset.spec.is_rgb8
+        shape = (*box.shape, len(self.dataset.spec.bands))
+        pixels: Pixels = np.zeros(shape, np.uint8) if rgb8 else np.full(shape, np.nan, np.float32)
+        for tile, part in parts:
+            part.moved(-box.top, -box.left).of(pixels)[...] = self._read(tile, part)
         return pixels
 
-    def _mask(self, box: Box) -> Pixels:
-        """Labels of a box of the canvas, (h, w)."""
-        parts = [(number, part) for number, piece in enumerate(self.pieces) if (part := piece.box.common(box))]
+    def _read(self, tile: Tile, part: Box) -> Pixels:
+        """Pixels of a box inside one tile."""
+        source = part.moved(-tile.down, -tile.right)
+        return self.dataset.read_pixels(tile.pair, (source.top, source.left, *source.shape))
+
+    def _mask(self, box: Box) -> Mask:
+        """Labels of a box of the mosaic, (h, w)."""
+        parts = [(number, part) for number, tile in enumerate(self.tiles) if (part := tile.box.common(box))]
         if len(parts) == 1 and parts[0][1] == box:
             return self._labels(*parts[0])
         pixels = np.full(box.shape, self.dataset.spec.ignore_index, np.uint8)
@@ -174,19 +178,19 @@ class Mosaic:
             part.moved(-box.top, -box.left).of(pixels)[...] = self._labels(number, part)
         return pixels
 
-    def _labels(self, number: int, part: Box) -> Pixels:
-        """Labels of a box inside one piece; its file is read once."""
-        piece = self.pieces[number]
+    def _labels(self, number: int, part: Box) -> Mask:
+        """Labels of a box inside one tile; its file is read once."""
+        tile = self.tiles[number]
         if number not in self._masks:
-            mask = self.dataset.read_mask(piece.pair)
+            mask = self.dataset.read_mask(tile.pair)
             if mask is None:
-                raise DataError(f"{piece.pair.image}: no mask. Training needs one for each image.")
-            check_sizes(piece.pair, piece.size, mask.shape)
+                raise DataError(f"{tile.pair.image}: no mask. Training needs one for each image.")
+            check_sizes(tile.pair, tile.size, mask.shape)
             self._masks[number] = mask
-        return part.moved(-piece.down, -piece.right).of(self._masks[number])
+        return part.moved(-tile.down, -tile.right).of(self._masks[number])
 
 
-def is_mixed(mask: Pixels, ignore_index: int, limit: float) -> bool:
+def is_mixed(mask: Mask, ignore_index: int, limit: float) -> bool:
     """Whether two classes or more are present, and none has `limit` or more of the non-ignored pixels."""
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(256)
     counts[ignore_index] = 0
@@ -194,18 +198,12 @@ def is_mixed(mask: Pixels, ignore_index: int, limit: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < limit * total)
 
 
-def _piece(pair: Pair, box: Box, rng: np.random.Generator) -> Piece:
+def _random_tile(dataset: "SegmentationDataset", pair: Pair, box: Box, rng: np.random.Generator) -> Tile:
     """A random crop of an image that fills a box of a mosaic; a smaller image leaves its right or lower part empty."""
-    size = files.read_size(pair.image)
+    size = dataset.read_size(pair)
     height, width = (min(part, side) for part, side in zip(box.shape, size, strict=True))
     top, left = (int(rng.integers(side - part + 1)) for side, part in zip(size, (height, width), strict=True))
-    return Piece(pair, size, Box(box.top, box.left, box.top + height, box.left + width), box.top - top, box.left - left)
-
-
-def _read(piece: Piece, part: Box) -> Pixels:
-    """RGB of a box inside one piece."""
-    source = part.moved(-piece.down, -piece.right)
-    return files.read_window(piece.pair.image, source.top, source.left, *source.shape)
+    return Tile(pair, size, Box(box.top, box.left, box.top + height, box.left + width), box.top - top, box.left - left)
 
 
 def _nearest(begin: int, end: int, scale: Fraction, side: int) -> NDArray[np.intp]:
@@ -215,7 +213,7 @@ def _nearest(begin: int, end: int, scale: Fraction, side: int) -> NDArray[np.int
 
 
 def _window(begin: int, end: int, scale: Fraction, side: int) -> tuple[int, int]:
-    """Source pixels, from a multiple of the denominator on, that scaled pixels `begin` to `end` depend on."""
+    """Source pixels, from a multiple of the denominator on, on which scaled pixels `begin` to `end` depend."""
     step = scale.denominator
     first = max(0, int(begin / scale) - _CONTEXT) // step * step
     last = min(side, -(-int(end / scale + _CONTEXT) // step) * step)

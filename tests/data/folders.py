@@ -12,7 +12,7 @@ from d2ls.data.pairs import Pair
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
-    name="drawn", classes=("a", "b", "c"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore_index=9
+    name="synthetic", classes=("a", "b", "c"), colours=((255, 0, 0), (0, 255, 0), (0, 0, 255)), ignore_index=9
 )
 
 

@@ -1,4 +1,6 @@
+import os
 import pickle
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -7,11 +9,14 @@ import pytest
 import torch
 
 from d2ls.data import io as files
-from d2ls.data.augment import Augmentation, normalise
+from d2ls.data.augment import Augmentation, normalise, normalise_batch
 from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.errors import DataError
 from tests.data.folders import SPEC, drawn, labels, write_pair
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
 
 AUGMENTATION = Augmentation(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
 
@@ -106,3 +111,27 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
     pair.image.write_bytes(b"")
     with pytest.raises(DataError, match=r"i/x.png: the file is empty"):
         dataset[0]
+
+
+def test_raw_samples_become_the_usual_ones(tmp_path: Path) -> None:
+    usual = drawn(tmp_path, [(40, 40)] * 2, AUGMENTATION)
+    raw = SegmentationDataset(SPEC, usual.pairs.copy, augmentation=AUGMENTATION, normalise=False)
+    for seed in range(4):
+        one, other = usual[SampleRequest(1, seed)], raw[SampleRequest(1, seed)]
+        assert other["image"].dtype == other["mask"].dtype == torch.uint8
+        assert torch.equal(other["mask"].long(), one["mask"])
+        torch.testing.assert_close(normalise_batch(other["image"][None], SPEC)[0], one["image"])
+
+
+def test_a_pipeline_of_albumentations_is_part_of_the_sample(tmp_path: Path) -> None:
+    pipeline = A.Compose([A.RandomBrightnessContrast(p=0.5), A.Affine(rotate=45, p=0.5)])
+    dataset = drawn(tmp_path, [(64, 64)] * 2, replace(AUGMENTATION, augment=pipeline))
+    plain = SegmentationDataset(SPEC, dataset.pairs.copy, augmentation=AUGMENTATION)
+    copy = pickle.loads(pickle.dumps(dataset))
+    changed = 0
+    for seed in range(12):
+        sample, again = dataset[SampleRequest(0, seed)], copy[SampleRequest(0, seed)]
+        assert torch.equal(sample["image"], again["image"])
+        assert torch.equal(sample["mask"], again["mask"])
+        changed += not torch.equal(sample["image"], plain[SampleRequest(0, seed)]["image"])
+    assert 3 <= changed < 12

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from d2ls.data import io as files
-from d2ls.data import mosaic
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.mosaic import Box, Mosaic, is_mixed
@@ -24,15 +23,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
     return drawn(tmp_path_factory.mktemp("drawn"), SIZES, Augmentation(), suffix=".tif")
 
 
-def whole(canvas: Mosaic) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The canvas's picture and labels, each pixel looked up in the files by itself."""
-    image, mask = np.zeros((*canvas.shape, 3), np.uint8), np.full(canvas.shape, SPEC.ignore_index, np.uint8)
-    for piece in canvas.pieces:
-        pixels, values = files.read_image(piece.pair.image), files.read_index(piece.pair.mask)
-        for row in range(piece.box.top, piece.box.bottom):
-            for column in range(piece.box.left, piece.box.right):
-                image[row, column] = pixels[row - piece.down, column - piece.right]
-                mask[row, column] = values[row - piece.down, column - piece.right]
+def whole(mosaic: Mosaic) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The mosaic's picture and labels, each pixel looked up in the files by itself."""
+    image, mask = np.zeros((*mosaic.shape, 3), np.uint8), np.full(mosaic.shape, SPEC.ignore_index, np.uint8)
+    for tile in mosaic.tiles:
+        pixels, values = files.read_image(tile.pair.image), files.read_index(tile.pair.mask)
+        for row in range(tile.box.top, tile.box.bottom):
+            for column in range(tile.box.left, tile.box.right):
+                image[row, column] = pixels[row - tile.down, column - tile.right]
+                mask[row, column] = values[row - tile.down, column - tile.right]
     return image, mask
 
 
@@ -47,22 +46,22 @@ def whole(canvas: Mosaic) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def test_equals_resizing_the_whole_and_cropping(
     dataset: SegmentationDataset, index: int, seed: int, scale: float, mosaic_chance: float, data: st.DataObject
 ) -> None:
-    canvas = Mosaic.drawn(dataset, index, Augmentation(mosaic=mosaic_chance), np.random.default_rng(seed))
-    image, mask = whole(canvas)
+    mosaic = Mosaic.random(dataset, index, Augmentation(mosaic=mosaic_chance), np.random.default_rng(seed))
+    image, mask = whole(mosaic)
     factor = Fraction(scale).limit_denominator(64)
     resized = cv2.resize(image, None, fx=float(factor), fy=float(factor), interpolation=cv2.INTER_CUBIC)
     height, width = resized.shape[:2]
-    assert (height, width) == tuple(round(side * factor) for side in canvas.shape)
+    assert (height, width) == tuple(round(side * factor) for side in mosaic.shape)
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     crop = Box(top, left, data.draw(st.integers(top + 1, height)), data.draw(st.integers(left + 1, width)))
-    difference = np.abs(canvas._scaled_image(crop, factor).astype(int) - crop.of(resized).astype(int))
+    difference = np.abs(mosaic._scaled_image(crop, factor).astype(int) - crop.of(resized).astype(int))
     assert difference.max() <= 1
     assert difference.mean() < 0.01
     rows, columns = (
         np.minimum(np.floor((np.arange(new) + 0.5) / float(factor) + 1e-9).astype(int), old - 1)
-        for new, old in zip((height, width), canvas.shape, strict=True)
+        for new, old in zip((height, width), mosaic.shape, strict=True)
     )
-    assert np.array_equal(canvas._scaled_mask(crop, factor), crop.of(mask[np.ix_(rows, columns)]))
+    assert np.array_equal(mosaic._scaled_mask(crop, factor), crop.of(mask[np.ix_(rows, columns)]))
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.75, 1.0, 1.25, 1.5])
@@ -77,7 +76,7 @@ def test_image_and_mask_stay_aligned(scale: float, tmp_path: Path) -> None:
     wrong = []
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        image, cropped = Mosaic.drawn(dataset, 0, augmentation, rng).sample(augmentation, rng)
+        image, cropped = Mosaic.random(dataset, 0, augmentation, rng).sample(augmentation, rng)
         wrong.append(np.mean(np.rint(image[..., 0] / 100) != cropped))
     assert np.mean(wrong) < 0.02
 
@@ -85,7 +84,7 @@ def test_image_and_mask_stay_aligned(scale: float, tmp_path: Path) -> None:
 def test_without_scale_and_crop_the_file_itself(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(0)
     for index, pair in enumerate(dataset.pairs):
-        image, mask = Mosaic.drawn(dataset, index, Augmentation(), rng).sample(Augmentation(), rng)
+        image, mask = Mosaic.random(dataset, index, Augmentation(), rng).sample(Augmentation(), rng)
         assert np.array_equal(image, files.read_image(pair.image))
         assert np.array_equal(mask, files.read_index(pair.mask))
 
@@ -98,10 +97,10 @@ def test_crops_have_their_size_and_are_mixed_or_the_last_of_ten(
     augmentation = Augmentation(crop=crop, scales=(0.5, 1, 1.5), smart_crop=limit, mosaic=0.5)
     rng = np.random.default_rng(seed)
     seen = []
-    canvas = Mosaic.drawn(dataset, seed % len(SIZES), augmentation, rng)
-    look = canvas._scaled_mask
-    canvas._scaled_mask = lambda *asked: seen.append(look(*asked)) or seen[-1]  # type: ignore[method-assign]
-    image, mask = canvas.sample(augmentation, rng)
+    mosaic = Mosaic.random(dataset, seed % len(SIZES), augmentation, rng)
+    look = mosaic._scaled_mask
+    mosaic._scaled_mask = lambda *asked: seen.append(look(*asked)) or seen[-1]  # type: ignore[method-assign]
+    image, mask = mosaic.sample(augmentation, rng)
     assert image.shape == (crop, crop, 3)
     assert mask.shape == (crop, crop)
     kept = seen[-1]
@@ -131,42 +130,42 @@ def test_a_mask_of_ignore_alone_is_not_mixed() -> None:
     assert not is_mixed(np.full((4, 4), SPEC.ignore_index, np.uint8), SPEC.ignore_index, 1.0)
 
 
-def test_mosaics_are_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> None:
+def test_samplesare_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(0)
-    canvases = [Mosaic.drawn(dataset, 0, Augmentation(mosaic=0.25), rng) for _ in range(2000)]
-    mosaics = [canvas for canvas in canvases if len(canvas.pieces) > 1]
+    samples = [Mosaic.random(dataset, 0, Augmentation(mosaic=0.25), rng) for _ in range(2000)]
+    mosaics = [mosaic for mosaic in samples if len(mosaic.tiles) > 1]
     assert abs(len(mosaics) - 500) < 4 * 19.4
-    centres = np.array([(canvas.pieces[3].box.top, canvas.pieces[3].box.left) for canvas in mosaics])
+    centres = np.array([(mosaic.tiles[3].box.top, mosaic.tiles[3].box.left) for mosaic in mosaics])
     assert centres.min() == 16  # a quarter of 64
     assert centres.max() == 48
     assert np.abs(centres.mean(0) - 32).max() < 4 * 9.5 / len(mosaics) ** 0.5
     assert np.abs(centres.std(0) - 9.52).max() < 1.0  # of a uniform law on 16 ... 48
-    assert all(canvas.shape == (64, 64) and canvas.pieces[0].pair == dataset.pairs[0] for canvas in mosaics)
-    partners = [piece.pair.name for canvas in mosaics for piece in canvas.pieces[1:]]
+    assert all(mosaic.shape == (64, 64) and mosaic.tiles[0].pair == dataset.pairs[0] for mosaic in mosaics)
+    partners = [tile.pair.name for mosaic in mosaics for tile in mosaic.tiles[1:]]
     shares = np.array([partners.count(pair.name) for pair in dataset.pairs]) / len(partners)
     assert np.abs(shares - 1 / len(SIZES)).max() < 0.05
 
 
 def test_quadrants_take_random_crops(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(1)
-    canvases = [Mosaic.drawn(dataset, 4, Augmentation(mosaic=1), rng) for _ in range(400)]  # 64 x 128 px
-    places = np.array([(-canvas.pieces[0].down, -canvas.pieces[0].right) for canvas in canvases])
-    room = np.array([np.subtract((64, 128), canvas.pieces[0].box.shape) for canvas in canvases])
+    samples = [Mosaic.random(dataset, 4, Augmentation(mosaic=1), rng) for _ in range(400)]  # 64 x 128 px
+    places = np.array([(-mosaic.tiles[0].down, -mosaic.tiles[0].right) for mosaic in samples])
+    room = np.array([np.subtract((64, 128), mosaic.tiles[0].box.shape) for mosaic in samples])
     assert ((places >= 0) & (places <= room)).all()
     assert np.abs((places / np.maximum(room, 1)).mean(0) - 0.5).max() < 0.08
-    for canvas in canvases:
-        covered = np.zeros(canvas.shape, int)
-        for piece in canvas.pieces:
-            piece.box.of(covered)[...] += 1
-            assert piece.box.moved(-piece.down, -piece.right).common(Box(0, 0, *piece.size)).shape == piece.box.shape
+    for mosaic in samples:
+        covered = np.zeros(mosaic.shape, int)
+        for tile in mosaic.tiles:
+            tile.box.of(covered)[...] += 1
+            assert tile.box.moved(-tile.down, -tile.right).common(Box(0, 0, *tile.size)).shape == tile.box.shape
         assert covered.max() == 1
 
 
 def test_crops_lie_everywhere_alike(dataset: SegmentationDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    canvas = Mosaic.drawn(dataset, 4, Augmentation(), np.random.default_rng(0))
-    monkeypatch.setattr(canvas, "_scaled_mask", lambda crop, scale: np.zeros(crop.shape, np.uint8))
+    mosaic = Mosaic.random(dataset, 4, Augmentation(), np.random.default_rng(0))
+    monkeypatch.setattr(mosaic, "_scaled_mask", lambda crop, scale: np.zeros(crop.shape, np.uint8))
     rng = np.random.default_rng(0)
-    crops = [canvas._choose(Augmentation(crop=32), (64, 128), Fraction(1), rng)[0] for _ in range(3000)]
+    crops = [mosaic._choose(Augmentation(crop=32), (64, 128), Fraction(1), rng)[0] for _ in range(3000)]
     places = np.array([(crop.top, crop.left) for crop in crops])
     assert (places.min(0) == 0).all()
     assert (places.max(0) == (32, 96)).all()
@@ -177,7 +176,7 @@ def test_only_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     dataset = drawn(tmp_path, [(256, 256)] * 4, Augmentation(mosaic=1.0, crop=64))
     asked: list[tuple[int, ...]] = []
     read = files.read_window
-    monkeypatch.setattr(mosaic.files, "read_window", lambda path, *window: asked.append(window) or read(path, *window))
+    monkeypatch.setattr(files, "read_window", lambda path, *window: asked.append(window) or read(path, *window))
     pixels = 0
     for seed in range(50):
         dataset[SampleRequest(0, seed)]
