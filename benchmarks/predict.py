@@ -32,7 +32,7 @@ from d2ls.inference.predictor import Network, choose_device
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.synthetic import folders
 
-VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4["vaihingen"]}
+VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": vaihingen.FACTS.d4}
 
 
 def draw(root: Path, number: int, size: int, drawn: int = 8) -> None:

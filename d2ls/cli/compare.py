@@ -16,7 +16,7 @@ from d2ls.errors import ConfigError
 EXAMPLES = """examples:
   python compare.py -c config/dubai/d2ls.py -c config/dubai/static.py -c config/dubai/unet.py --seeds 3
   python compare.py -c config/dubai/d2ls.py --seeds 3 max_epoch=40 --grid lr=1e-4,3e-4 stages=2,3
-  python compare.py -c config/loveda/d2ls.py --ablation --seeds 3
+  python compare.py -c config/potsdam/d2ls.py --ablation --seeds 3
   python compare.py -c a.py -c b.py --seeds 4 --shard 1/2       one half of the runs; 2/2 on a second machine
 
 Runs that are finished are kept, those that were stopped go on. When all are there, the table is written as

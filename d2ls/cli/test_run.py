@@ -12,7 +12,9 @@ from rich.console import Console
 
 from d2ls.cli import common as cli
 from d2ls.config import Settings, load_config, parse_overrides
+from d2ls.data import sets
 from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.sets.facts import Server
 from d2ls.errors import ConfigError
 from d2ls.inference import submission, tta
 from d2ls.inference.evaluate import predict
@@ -27,7 +29,7 @@ from d2ls.inference.predictor import (
 from d2ls.inference.results import Masks, begin_run, describe_run
 from d2ls.inference.scores import Scores
 from d2ls.inference.sliding_window import Windows
-from d2ls.inference.sources import DATASETS, FRAME_SPECS, frames, test_images, trained_network
+from d2ls.inference.sources import test_images, trained_network
 from d2ls.memory import keep_freed_memory
 from d2ls.report import page
 
@@ -44,8 +46,7 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
         The exit code.
     """
     console = Console()
-    if name not in DATASETS:
-        raise ConfigError(f"{name}: no such data set; expected one of {', '.join(DATASETS)}.")
+    sets.find(name)  # refuses an unknown name
     settings = _settings(options)
     dataset = _images(name, options, settings)
     precision = check_precision(options.precision or (settings.precision if settings else "32-true"))
@@ -96,9 +97,10 @@ def _settings(options: argparse.Namespace) -> Settings | None:
 
 def _images(name: str, options: argparse.Namespace, settings: Settings | None) -> SegmentationDataset:
     if name == "uavid":
-        if options.dataset not in FRAME_SPECS:
-            raise ConfigError(f"-d {options.dataset}: expected one of {', '.join(FRAME_SPECS)}.")
-        return frames(options.input, options.dataset)
+        facts = sets.find(name)
+        if options.dataset not in facts.frame_specs:
+            raise ConfigError(f"-d {options.dataset}: expected one of {', '.join(facts.frame_specs)}.")
+        return facts.test(options.input, spec=facts.frame_specs[options.dataset])
     return test_images(name, settings, validation=options.val)
 
 
@@ -121,7 +123,7 @@ def _segment(
     name: str, options: argparse.Namespace, settings: Settings | None, network: Network, dataset: SegmentationDataset
 ) -> tuple[Segment, dict[str, Any]]:
     """What segments the images, and how in plain values."""
-    views = {"none": tta.NONE, "lr": tta.LR, "d4": tta.D4[name]}[options.tta]
+    views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(name).d4}[options.tta]
     classes = dataset.spec.num_classes
     shape: dict[str, Any] = {"views": {"mode": options.tta, "number": len(views), "scales": list(views.scales)}}
     if name != "uavid":
@@ -133,7 +135,7 @@ def _segment(
 
 def _submission(
     name: str, options: argparse.Namespace, dataset: SegmentationDataset
-) -> tuple[Path | None, submission.Server | None]:
+) -> tuple[Path | None, Server | None]:
     """The zip to write, and what its server expects; both None where none is wanted."""
     path: Path | None = options.submission
     if path is None:
@@ -163,7 +165,7 @@ def _report(console: Console, scores: Scores, number: int, folder: Path, record:
     console.print(f"scores in {folder / 'metrics.json'} and metrics.csv", highlight=False, soft_wrap=True)
 
 
-def _submit(console: Console, path: Path | None, server: submission.Server | None, folder: Path) -> int:
+def _submit(console: Console, path: Path | None, server: Server | None, folder: Path) -> int:
     if path is None or server is None:
         return 0
     problems = submission.write_zip(path, folder, server)

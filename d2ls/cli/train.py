@@ -13,10 +13,10 @@ from d2ls.training.trainer import train
 
 EXAMPLES = """examples:
   python train.py -c config/demo/d2ls.py                     draws its own data; a few minutes on a CPU
-  python train.py -c config/loveda/d2ls.py                   the paper's setting
-  python train.py -c config/loveda/d2ls.py lr=3e-4 max_epoch=2 backbone=convnext_tiny
-  python train.py -c config/loveda/d2ls.py resume_ckpt_path=last
-  python train.py -c config/loveda/d2ls.py --check           tries everything on one small image first
+  python train.py -c config/potsdam/d2ls.py                   the paper's setting
+  python train.py -c config/potsdam/d2ls.py lr=3e-4 max_epoch=2 backbone=convnext_tiny
+  python train.py -c config/potsdam/d2ls.py resume_ckpt_path=last
+  python train.py -c config/potsdam/d2ls.py --check           tries everything on one small image first
 
 Data sets are looked for in data/, or in the folder that the environment variable D2LS_DATA names.
 A config is Python code: run only configs that you trust.
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = "\n".join(f"  {name:24} {setting.meaning}" for name, setting in SETTINGS.items() if setting.simple)
     command = parser("Train a network as a config file says.", EXAMPLES + listed)
     command.add_argument(
-        "-c", "--config", required=True, metavar="FILE", help="config file, such as config/loveda/d2ls.py"
+        "-c", "--config", required=True, metavar="FILE", help="config file, such as config/potsdam/d2ls.py"
     )
     command.add_argument(
         "settings", nargs="*", metavar="name=value", help="settings in the place of those in the config"

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from d2ls.data.sets.facts import Views
 from d2ls.errors import ConfigError, DataError
 from d2ls.inference.sliding_window import Windows, segment_windows
-from d2ls.inference.tta import Views, mean_logits
+from d2ls.inference.tta import mean_logits
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Lightning's names, and the type that autocast computes in."""

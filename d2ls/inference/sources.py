@@ -1,30 +1,16 @@
 """What a test run works on: the images and the network, from a config, a checkpoint, or both."""
 
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 from torch import nn
 
 from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
 from d2ls.config import Settings
+from d2ls.data import sets
 from d2ls.data.dataset import SegmentationDataset
-from d2ls.data.labels import read_colour_mask
-from d2ls.data.sets import cloud, dubai, grass, landcoverai, loveda, potsdam, uavid, vaihingen
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
-
-DATASETS: dict[str, ModuleType] = {
-    "vaihingen": vaihingen,
-    "potsdam": potsdam,
-    "loveda": loveda,
-    "uavid": uavid,
-    "grass": grass,
-    "cloud": cloud,
-    "dubai": dubai,
-}
-FRAME_SPECS = {"uavid": uavid.SPEC, "pv": potsdam.SPEC, "landcoverai": landcoverai.SPEC}
-"""Classes and colours that frames can be segmented in, by the name that `-d` gives them."""
 
 
 class Trained(NamedTuple):
@@ -48,25 +34,19 @@ def test_images(name: str, settings: Settings | None, *, validation: bool = Fals
     """
     split = "val" if validation else "test"
     if settings is None:
-        dataset: SegmentationDataset = getattr(DATASETS[name], split)()
-        return dataset
+        facts = sets.find(name)
+        return facts.val() if validation else facts.test()
     dataset = getattr(settings, f"{split}_dataset")
     if not isinstance(dataset, SegmentationDataset):
         raise ConfigError(
             f"{settings.path}: {split}_dataset={dataset!r}; expected a data set, such as {name}.{split}()."
         )
-    if dataset.spec.name != name and dataset.spec.name in DATASETS:
+    if dataset.spec.name != name and dataset.spec.name in sets.names():
         raise ConfigError(
             f"{settings.path} is of {dataset.spec.name}, this script tests {name}. Use test_{dataset.spec.name}.py, "
             f"whose views are right for it, or a config of {name}."
         )
     return dataset
-
-
-def frames(folder: Path | None, colours: str) -> SegmentationDataset:
-    """Frames `seqN/Images` of a folder, in the classes of one of FRAME_SPECS."""
-    listing = uavid.test(folder)
-    return SegmentationDataset(FRAME_SPECS[colours], lambda: listing.pairs, read_mask=read_colour_mask)
 
 
 def trained_network(settings: Settings | None, weights: Path | None, spec: DatasetSpec) -> Trained:

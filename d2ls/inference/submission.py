@@ -1,100 +1,53 @@
-"""What the servers of LoveDA and UAVid take: which files, how they must look, and the zip of them.
-
-LoveDA (codabench competition 13030): one flat zip of 8-bit index PNGs, named as the test images, 0 to 6.
-UAVid: a zip of `seqN/Labels/<frame>.png` in the data set's colours.
-"""
+"""Submissions to the data sets' evaluation servers: check the masks, write the zip."""
 
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from d2ls.data import sets
 from d2ls.data.io import read_colours, read_index, read_size
 from d2ls.data.labels import check_index, colours_to_index
 from d2ls.data.pairs import SUFFIXES, Pair
 from d2ls.data.root import data_root
-from d2ls.data.sets import loveda, uavid
-from d2ls.data.spec import DatasetSpec
+from d2ls.data.sets.facts import Server
 from d2ls.errors import ConfigError, DataError
 from d2ls.inference.results import mask_name
 
-Size = tuple[int, int]
 _LARGEST_FILE = 1 << 26  # bytes of one mask; more is no mask
 _MOST = 20  # problems that are told one by one
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same masks make the same zip
-_UAVID_SIZES = ((2160, 3840), (2160, 4096))
 
 
-@dataclass(frozen=True)
-class Server:
-    """What a server expects.
-
-    Attributes:
-        spec: the classes.
-        sizes: height and width that each file may have, by its name in the zip.
-        coloured: masks in the data set's colours; else class indices.
-        official: number of files of the official test set.
-    """
-
-    spec: DatasetSpec
-    sizes: Mapping[str, tuple[Size, ...]]
-    coloured: bool
-    official: int
-
-    @property
-    def note(self) -> str | None:
-        """A line for whoever has only a part of the test set; None for the whole."""
-        if len(self.sizes) == self.official:
-            return None
-        return (
-            f"note: checked against the {len(self.sizes)} test images found here; the server expects all "
-            f"{self.official} of {self.spec.name}'s test set"
-        )
-
-
-_OFFICIAL = {
-    "loveda": Server(
-        loveda.SPEC, {f"{number}.png": ((1024, 1024),) for number in range(4191, 5987)}, coloured=False, official=1796
-    ),
-    "uavid": Server(
-        uavid.SPEC,
-        {
-            f"seq{sequence}/Labels/{frame:06d}.png": _UAVID_SIZES
-            for sequence in (*range(21, 31), *range(38, 43))
-            for frame in range(0, 1000, 100)
-        },
-        coloured=True,
-        official=150,
-    ),
-}
-SERVERS = tuple(_OFFICIAL)
+def servers() -> tuple[str, ...]:
+    """Names of the data sets that have a server."""
+    return tuple(name for name in sets.names() if sets.find(name).server)
 
 
 def server(dataset: str, pairs: list[Pair] | None = None) -> Server:
-    """What the server of a data set expects: a mask of each test image.
+    """The submission that the server of a data set expects: a mask of each test image.
 
     Args:
-        dataset: one of SERVERS.
+        dataset: one of `servers()`.
         pairs: the test images; None takes those of the data folder, or the official names where there are none.
 
     Raises:
         ConfigError: a data set without a server.
         DataError: an image that cannot be read.
     """
-    if dataset not in _OFFICIAL:
-        raise ConfigError(f"{dataset}: no submission known; expected one of: {', '.join(SERVERS)}.")
-    official = _OFFICIAL[dataset]
+    facts = sets.find(dataset)
+    if facts.server is None:
+        raise ConfigError(f"{dataset}: no submission known; expected one of: {', '.join(servers())}.")
     if pairs is None:
-        folder = data_root() / ("LoveDA/Test" if dataset == "loveda" else "uavid/uavid_test")
-        if not folder.is_dir():
-            return official
-        pairs = (loveda.test() if dataset == "loveda" else uavid.test(folder)).pairs
-    return replace(official, sizes={mask_name(pair.name): (read_size(pair.image),) for pair in pairs})
+        if not (data_root() / facts.server.folder).is_dir():
+            return facts.server
+        pairs = facts.test().pairs
+    return replace(facts.server, sizes={mask_name(pair.name): (read_size(pair.image),) for pair in pairs})
 
 
 def check(place: Path, expected: Server) -> list[str]:

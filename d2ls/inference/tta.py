@@ -1,7 +1,6 @@
 """Test-time augmentation: the views of an image that are segmented, and the mean of their logits (with ttach)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,47 +9,14 @@ import ttach
 from torch import Tensor
 from ttach.base import DualTransform, Merger
 
+from d2ls.data.sets.facts import Views
+
 Model = Callable[[Tensor], Tensor]
 """Logits (B, K, H, W) of images (B, 3, H, W)."""
 
 
-@dataclass(frozen=True)
-class Views:
-    """Which views of an image are segmented: every combination of flips, turns and scales.
-
-    Attributes:
-        hflip: with and without a flip from left to right.
-        vflip: with and without a flip from top to bottom.
-        rot90: with and without a quarter turn.
-        scales: factors of the image's size.
-    """
-
-    hflip: bool = False
-    vflip: bool = False
-    rot90: bool = False
-    scales: tuple[float, ...] = (1.0,)
-
-    def __len__(self) -> int:
-        return len(self.scales) * len(self.turns())
-
-    def turns(self) -> ttach.Compose:
-        """The flips and turns; those that give one size follow each other."""
-        turns = [ttach.Rotate90(angles=[0, 90])] if self.rot90 else []
-        turns += [ttach.HorizontalFlip()] if self.hflip else []
-        turns += [ttach.VerticalFlip()] if self.vflip else []
-        return ttach.Compose(turns)
-
-
 NONE = Views()
 LR = Views(hflip=True, vflip=True)
-_HFLIP_AND_SCALES = Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5))
-D4 = {
-    "vaihingen": Views(hflip=True, vflip=True, rot90=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5)),
-    "potsdam": Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
-    "uavid": Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
-    **dict.fromkeys(("loveda", "grass", "cloud", "dubai"), _HFLIP_AND_SCALES),
-}
-"""What `-t d4` means for each data set."""
 
 
 class Scale(DualTransform):
@@ -92,11 +58,19 @@ def mean_logits(model: Model, image: Tensor, views: Views, batch: int = 1) -> Te
         (B, K, H, W).
     """
     scales = ttach.Compose([Scale(views.scales, (image.shape[-2], image.shape[-1]))])
-    turns = views.turns()
+    turns = _turns(views)
     merger = Merger("mean", n=len(scales))
     for scale in scales:
         merger.append(scale.deaugment_mask(_mean_of_turns(model, scale.augment_image(image), turns, batch)))
     return merger.result
+
+
+def _turns(views: Views) -> ttach.Compose:
+    """Flips and rotations; those that give one size follow each other."""
+    turns = [ttach.Rotate90(angles=[0, 90])] if views.rot90 else []
+    turns += [ttach.HorizontalFlip()] if views.hflip else []
+    turns += [ttach.VerticalFlip()] if views.vflip else []
+    return ttach.Compose(turns)
 
 
 def _mean_of_turns(model: Model, image: Tensor, turns: ttach.Compose, batch: int) -> Tensor:

@@ -24,6 +24,7 @@ from d2ls.data.io import write_png
 from d2ls.data.labels import index_to_colours, read_colour_mask, read_index_mask
 from d2ls.data.pairs import Pair
 from d2ls.data.sets import cloud, dubai
+from d2ls.data.sets.facts import Server
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import submission
 from d2ls.inference.evaluate import predict
@@ -146,7 +147,7 @@ def test_archives(size: int, tmp_path: Path) -> None:
 def test_submissions(size: int, tmp_path: Path) -> None:
     index = labels(16, 16, 0)
     write_png(tmp_path / "1.png", index)
-    expected = submission.Server(cloud.SPEC, {"1.png": ((16, 16),)}, coloured=False, official=1)
+    expected = Server(cloud.SPEC, {"1.png": ((16, 16),)}, coloured=False, official=1)
     path = tmp_path / "a.zip"
     whole, rng = packed(path, {"1.png": (tmp_path / "1.png").read_bytes()}), np.random.default_rng(size)
     assert submission.check(path, expected) == []

@@ -12,8 +12,9 @@ from d2ls.cli.common import run_main
 from d2ls.data.io import write_png
 from d2ls.data.labels import index_to_colours
 from d2ls.data.sets import loveda, uavid
+from d2ls.data.sets.facts import Server
 from d2ls.errors import DataError
-from d2ls.inference.submission import Server, check, server, write_zip
+from d2ls.inference.submission import check, server, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
 INDEX = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 7

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from d2ls.data.sets import find
+from d2ls.data.sets.facts import Views
 from d2ls.inference import tta
-from d2ls.inference.tta import Scale, Views, mean_logits
+from d2ls.inference.tta import Scale, mean_logits
 
 SIZES = [(66, 66), (70, 70), (64, 96), (33, 50), (5, 3)]
 NUMBERS = {"vaihingen": 40, "potsdam": 16, "loveda": 8, "uavid": 10, "grass": 8, "cloud": 8, "dubai": 8}
@@ -31,11 +33,11 @@ def test_number_of_views(dataset: str, number: int) -> None:
         shapes.extend([tuple(image.shape[1:])] * len(image))
         return mix(image)
 
-    mean_logits(model, images((64, 96), 1), tta.D4[dataset])
-    assert len(tta.D4[dataset]) == number == len(shapes)
+    mean_logits(model, images((64, 96), 1), find(dataset).d4)
+    assert len(find(dataset).d4) == number == len(shapes)
     assert len(tta.LR) == 4
     assert len(tta.NONE) == 1
-    sides = {round(scale * 64) for scale in tta.D4[dataset].scales}
+    sides = {round(scale * 64) for scale in find(dataset).d4.scales}
     assert {min(shape[1:]) for shape in shapes} == sides
 
 
@@ -62,20 +64,20 @@ def test_flips_and_turns_change_nothing_for_a_network_of_single_pixels(
 @pytest.mark.parametrize("dataset", ["vaihingen", "uavid"])
 def test_scales_come_back_at_the_images_size(size: tuple[int, int], dataset: str) -> None:
     """A linear map of channels commutes with resizing: the mean is that map of the resized and restored image."""
-    image, scales = images(size), tta.D4[dataset].scales
+    image, scales = images(size), find(dataset).d4.scales
     expected = torch.zeros(2, 4, *size)
     for scale in scales:
         small = [max(1, round(scale * side)) for side in size]
         there = F.interpolate(image, small, mode="bicubic", align_corners=False)
         expected += mix(F.interpolate(there, list(size), mode="bicubic", align_corners=False)) / len(scales)
-    found = mean_logits(mix, image, tta.D4[dataset], batch=4)
+    found = mean_logits(mix, image, find(dataset).d4, batch=4)
     assert found.shape == (2, 4, *size)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_constant_picture_stays_constant_in_every_view(size: tuple[int, int]) -> None:
-    found = mean_logits(mix, torch.ones(1, 3, *size), tta.D4["vaihingen"])
+    found = mean_logits(mix, torch.ones(1, 3, *size), find("vaihingen").d4)
     torch.testing.assert_close(found, mix(torch.ones(1, 3, *size)), atol=1e-5, rtol=1e-5)
 
 
@@ -90,7 +92,7 @@ def test_the_batch_of_views_does_not_matter(size: tuple[int, int], batch: int) -
         largest = max(largest, len(image))
         return F.conv2d(image, weight, padding=1)
 
-    image, views = images(size), tta.D4["vaihingen"]
+    image, views = images(size), find("vaihingen").d4
     torch.testing.assert_close(
         mean_logits(model, image, views, batch), mean_logits(model, image, views), atol=1e-4, rtol=1e-4
     )
@@ -109,7 +111,7 @@ def test_the_mean_over_the_product_taken_one_view_at_a_time() -> None:
                 logits = F.conv2d(torch.rot90(resized, turn, (2, 3)).flip(axes), weight, padding=1)
                 back = torch.rot90(logits.flip(axes), -turn, (2, 3))
                 total += F.interpolate(back, (36, 50), mode="bicubic", align_corners=False) / 40
-    found = mean_logits(lambda view: F.conv2d(view, weight, padding=1), image, tta.D4["vaihingen"], batch=8)
+    found = mean_logits(lambda view: F.conv2d(view, weight, padding=1), image, find("vaihingen").d4, batch=8)
     torch.testing.assert_close(found, total, atol=1e-5, rtol=1e-5)
 
 

@@ -1,7 +1,8 @@
 """Cloud: clouds and their shadows in Landsat-8 patches (bands 4, 3 and 2 as RGB)."""
 
 from d2ls.data.dataset import SegmentationDataset
-from d2ls.data.sets import img_ann
+from d2ls.data.sets import ktda
+from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
@@ -12,11 +13,14 @@ SPEC = DatasetSpec(
     ignore_colours=((0, 0, 0),),
     citation="Foga et al., Cloud detection algorithm comparison and validation for Landsat (L8 Biome), 2017.",
 )
-AUGMENTATION = img_ann.AUGMENTATION
-_SPLITS = img_ann.Splits(SPEC)
+AUGMENTATION = ktda.AUGMENTATION
+_SPLITS = ktda.Splits(SPEC)
 train, val = _SPLITS.train, _SPLITS.val
 
 
 def test() -> SegmentationDataset:
     """Test images."""
     return _SPLITS.evaluation("test")
+
+
+FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=ktda.D4)

@@ -9,6 +9,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
+from d2ls.data.sets.facts import DatasetFacts, Views
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
@@ -55,3 +56,6 @@ def _split(split: str) -> list[Pair]:
         split = "val"
     made_by = "Put the photographs there with tools/prepare_data.py dubai."
     return match(folder / "images" / split, folder / "masks" / split, made_by)
+
+
+FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)))

@@ -15,6 +15,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import check_index, read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
 from d2ls.data.root import check_protocol, data_root
+from d2ls.data.sets.facts import DatasetFacts, Server, Views
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -98,3 +99,18 @@ def _split(split: str, *, labelled: bool = True) -> list[Pair]:
         masks = masks if masks.is_dir() else folder / area / "masks_png"
         pairs += match(folder / area / "images_png", masks if labelled else None, _MADE_BY)
     return unique_names(pairs, depth=1)
+
+
+FACTS = DatasetFacts(
+    spec=SPEC,
+    val=val,
+    test=test,
+    d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
+    server=Server(  # codabench competition 13030: one flat zip of index masks
+        SPEC,
+        {f"{number}.png": ((1024, 1024),) for number in range(4191, 5987)},
+        coloured=False,
+        official=1796,
+        folder="LoveDA/Test",
+    ),
+)

@@ -6,6 +6,7 @@ from typing import Any
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
+from d2ls.data.sets.facts import DatasetFacts, Views
 
 SPEC = isprs.spec("potsdam")
 TEST_TILES = (
@@ -45,3 +46,6 @@ def test(*, folder: str = "potsdam") -> SegmentationDataset:
 def _patches(folder: str) -> isprs.Patches:
     name = r"potsdam_(?P<tile>\d+_\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
     return isprs.Patches(SPEC, folder, name, VALIDATION_TILE)
+
+
+FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)))

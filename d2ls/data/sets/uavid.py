@@ -10,6 +10,8 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
+from d2ls.data.sets import isprs, landcoverai
+from d2ls.data.sets.facts import DatasetFacts, Server, Views
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -45,13 +47,14 @@ def val(protocol: str = "strict") -> SegmentationDataset:
     return SegmentationDataset(SPEC, partial(_patches, "val"))
 
 
-def test(folder: Path | str | None = None) -> SegmentationDataset:
+def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> SegmentationDataset:
     """Whole frames `seqN/Images`, named `seqN/<stem>`, with masks where there is a folder `seqN/Labels`.
 
     Args:
         folder: holds the folders seqN; the originals `uavid_test` where None.
+        spec: other classes and colours, for frames that are not UAVid's.
     """
-    return SegmentationDataset(SPEC, partial(_frames, folder), read_mask=read_colour_mask)
+    return SegmentationDataset(spec, partial(_frames, folder), read_mask=read_colour_mask)
 
 
 def _patches(split: str) -> list[Pair]:
@@ -71,3 +74,23 @@ def _frames(folder: Path | str | None) -> list[Pair]:
         for pair in match(sequence / "Images", labels if labels.is_dir() else None, made_by):
             pairs.append(replace(pair, name=f"{sequence.name}/{pair.name}"))
     return pairs
+
+
+FACTS = DatasetFacts(
+    spec=SPEC,
+    val=val,
+    test=test,
+    d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
+    server=Server(  # masks in colours, beside their frames
+        SPEC,
+        {
+            f"seq{sequence}/Labels/{frame:06d}.png": ((2160, 3840), (2160, 4096))
+            for sequence in (*range(21, 31), *range(38, 43))
+            for frame in range(0, 1000, 100)
+        },
+        coloured=True,
+        official=150,
+        folder="uavid/uavid_test",
+    ),
+    frame_specs={"uavid": SPEC, "pv": isprs.spec("potsdam"), "landcoverai": landcoverai.SPEC},
+)

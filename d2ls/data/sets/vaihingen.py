@@ -7,6 +7,7 @@ from typing import Any
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
+from d2ls.data.sets.facts import DatasetFacts, Views
 
 SPEC = isprs.spec("vaihingen")
 TEST_TILES = ("2", "4", "6", "8", "10", "12", "14", "16", "20", "22", "24", "27", "29", "31", "33", "35", "38")
@@ -41,3 +42,8 @@ def test(*, folder: str = "vaihingen") -> SegmentationDataset:
 def patches(folder: str, prepare: Callable[[], object] | None = None) -> isprs.Patches:
     """All splits of a folder in Vaihingen's layout; arguments as those of `isprs.Patches`."""
     return isprs.Patches(SPEC, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE, prepare)
+
+
+FACTS = DatasetFacts(
+    spec=SPEC, val=val, test=test, d4=Views(hflip=True, vflip=True, rot90=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5))
+)

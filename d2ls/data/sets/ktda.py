@@ -8,8 +8,10 @@ from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
+from d2ls.data.sets.facts import Views
 from d2ls.data.spec import DatasetSpec
 
+D4 = Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5))
 AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 
 
