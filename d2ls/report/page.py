@@ -101,16 +101,17 @@ def write(
     return path
 
 
-def render(content: Mapping[str, Any]) -> str:
-    """The page's text; whatever comes from outside is escaped, and only the page's own script may run."""
+def render(content: Mapping[str, Any], template: str = "report.html", script_file: str = "report.js") -> str:
+    """The text of a page; whatever comes from outside is escaped, and only the page's own script may run."""
     environment = Environment(
         loader=PackageLoader("d2ls.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters |= {"percent": percent, "shares": _shares}
-    style, script = (_own(environment, name) for name in ("report.css", "report.js"))
+    style, script = (_own(environment, name) for name in ("report.css", script_file))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template("report.html").render(content, style=style, script=script, script_digest=digest)
+    return environment.get_template(template).render(content, style=style, script=script, script_digest=digest)
 
 
 def _own(environment: Environment, name: str) -> Markup:

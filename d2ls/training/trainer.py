@@ -21,6 +21,7 @@ from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, D2LSError, Terminated
 from d2ls.memory import keep_freed_memory
+from d2ls.report.training_page import TrainingPage
 from d2ls.training.callbacks import BestCheckpoint, ConfigCopy, ScoreTable
 from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, prepare_folder
 from d2ls.training.devices import SyncBatchNorm, check_devices, ending_together
@@ -93,6 +94,7 @@ def build_trainer(
         ConfigCopy(settings, Path(log.log_dir)),
         LossLog(),
         ScoreTable(console or Console(), classes, scored),
+        TrainingPage(settings, Path(log.log_dir)),
         RichProgressBar(),
         BestCheckpoint(settings),
         LastCheckpoint(settings, termination or Termination()),

@@ -1,0 +1,92 @@
+"""The pages of a training run and of a comparison in headless Chromium, at two widths, light and dark."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from d2ls.compare import tables
+from d2ls.report import page as pages
+from d2ls.report.training_page import charts
+from tests.report.test_browser import BROKEN, OVERFLOW, RULES, browser, pytestmark
+
+__all__ = ["browser", "pytestmark"]
+
+
+def training_page() -> str:
+    names = ("train_loss_epoch", "train_dice_epoch", "val_loss", "val_mIoU", "val_IoU/Building", "val_IoU/Road")
+    rows = np.random.default_rng(0).random((9, len(names)))
+    epochs = [
+        {"epoch": at, "metrics": dict(zip(names, row, strict=True)), "lr": {"lr 1": 0.1}, "seconds": {"loading": 1.0}}
+        for at, row in enumerate(rows.tolist(), 1)
+    ]
+    content = {
+        "title": "dubai/d2ls", "epochs": 9, "done": 9, "charts": charts(epochs, ("Building", "Road")), "samples": [],
+        "overrides": {"lr": 0.1}, "source": "lr = 0.1\n" * 30, "machine": {"device": "cpu"}, "total": {"loading": 9.0},
+        "share": {"loading": 1.0},
+    }  # fmt: skip
+    return pages.render(content, "training.html", "training.js")
+
+
+def comparison_page(folder: Path) -> Path:
+    cost = {"parameters": 4e6, "multiply_adds": 2e9, "seconds_per_step": 0.5, "peak_memory_mb": 900.0}
+    common = {"images": list("abcd"), "images_sha256": "0", "scored": [0, 1, 2], "device": "2 CPU threads"}
+    common |= {"flop_size": 256, "chosen_on_test_images": False}
+    results = {
+        name: [
+            {"counts": np.random.default_rng(seed + 9 * at).integers(1, 99, (4, 3, 3)).tolist()}
+            | common
+            | cost
+            | further
+            for seed in range(3)
+        ]
+        for at, name in enumerate(("dynamic", "static", "unet"))
+    }
+    tables.write(folder, tables.rows_of(results), ("Building", "Road", "Water"), tables.notes_on(results))
+    return folder / "comparison.html"
+
+
+@pytest.fixture(params=["training", "comparison"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "comparison":
+        return comparison_page(tmp_path)
+    (tmp_path / "report.html").write_text(training_page(), encoding="utf-8")
+    return tmp_path / "report.html"
+
+
+@pytest.fixture(params=[(1400, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
+def shown(request: pytest.FixtureRequest, browser: Any, path: Path) -> Iterator[Any]:
+    width, scheme = request.param
+    troubles: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url[:80]))
+    page.goto(path.as_uri())
+    yield page
+    assert troubles == []
+    page.close()
+
+
+def test_nothing_is_broken_and_axe_finds_nothing(shown: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    assert shown.evaluate(BROKEN) == 0
+    assert shown.evaluate(OVERFLOW) <= 0
+    assert shown.locator("svg").count() > 2
+    found = axe.Axe().run(shown, options=RULES).response
+    assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in found["violations"]] == []
+
+
+@pytest.mark.parametrize("path", ["training"], indirect=True)
+def test_buttons_hide_their_lines(shown: Any) -> None:
+    figure = shown.locator("figure.curves").first
+    lines, button = figure.locator("polyline"), figure.locator("button").first
+    before = lines.count()
+    button.focus()
+    shown.keyboard.press("Enter")
+    assert lines.count() == before - 1
+    assert button.get_attribute("aria-pressed") == "false"
+    shown.keyboard.press("Enter")
+    assert lines.count() == before
