@@ -32,7 +32,7 @@ def training_page() -> str:
 
 def comparison_page(folder: Path) -> Path:
     common: dict[str, Any] = {
-        "parameters": 4e6, "multiply_adds": 2e9, "seconds_per_step": 0.5, "peak_memory_mb": 900.0, "images": list("abcd"),
+        "parameters": 4e6, "multiply_adds": 2e9, "seconds_per_step": 0.5, "peak_memory_mb": 900.0, "images": [*"abcd"],
         "images_sha256": "0", "scored": [0, 1, 2], "device": "2 CPU threads", "flop_size": 256,
         "chosen_on_test_images": False,
     }  # fmt: skip
