@@ -1,7 +1,8 @@
 """Checkpoints: what they carry beside the weights, and how networks come back from them; no foreign code is run."""
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights, load_reference_weights
 from d2ls.models.weight_files import load_file, state_dict_of
 
+FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"  # of a model folder
+ARCHITECTURE = "d2ls"  # in its config.json
 KEY = "d2ls"  # where a checkpoint carries our description
 _DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most
 
@@ -28,6 +31,7 @@ class Checkpoint:
         is_reference: whether the names are those of the reference implementation.
         epochs: finished epochs of the training run that the file can resume; None where it holds weights alone.
         batches: batches of the next epoch that it has behind it, too; all of them where only its validation is left.
+        facts: the content of `config.json`, of a model folder.
     """
 
     path: Path
@@ -37,6 +41,7 @@ class Checkpoint:
     is_reference: bool = False
     epochs: int | None = None
     batches: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
     _digest: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -93,12 +98,16 @@ def position_of(content: Any) -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours or of the reference, or a bare state dict of either; no code in it is run.
+    """Read a checkpoint of ours or of the reference, a bare state dict of either, or a model folder.
+
+    No code in it is run.
 
     Raises:
         CheckpointError: no such file, or not readable as weights.
     """
     path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
     content = load_file(path)
     tensors = state_dict_of(content, str(path))
     # Lightning puts the network's tensors under "net."; what stands beside them is the loss's.
@@ -114,6 +123,31 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         epochs=position.get("epochs"),
         batches=position.get("batches", 0),
     )
+
+
+def _read_folder(folder: Path) -> Checkpoint:
+    """Read `model.safetensors` and `config.json`; entries that this version does not know stay in `facts`."""
+    path = folder / FOLDER_CONFIG
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        architecture, arguments, dataset = facts["architecture"], facts["model_args"], facts["dataset"]
+        known = {entry.name for entry in fields(DatasetSpec)}
+        spec = DatasetSpec.from_dict({name: value for name, value in dataset.items() if name in known})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            f"{folder} is not a model folder: {FOLDER_CONFIG} cannot be read ({type(error).__name__}: {error}). "
+            f"Expected a folder that tools/export_model.py wrote, with {FOLDER_CONFIG} and {FOLDER_WEIGHTS}."
+        ) from error
+    if architecture != ARCHITECTURE:
+        raise CheckpointError(f"{path}: the architecture is {architecture!r}, expected {ARCHITECTURE!r}.")
+    checkpoint = read_checkpoint(folder / FOLDER_WEIGHTS)
+    for name, value in (checkpoint.arguments or {}).items():
+        if name in arguments and arguments[name] != value:
+            raise CheckpointError(
+                f"{folder}: {FOLDER_CONFIG} has {name}={arguments[name]!r}, {FOLDER_WEIGHTS} was written with "
+                f"{name}={value!r}. Take both files from one export."
+            )
+    return replace(checkpoint, arguments=arguments, spec=spec, facts=facts)
 
 
 def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from d2ls.checkpoint import load_weights, read_checkpoint
 from d2ls.cli import common as cli
 from d2ls.config import load_config
-from d2ls.export import export_weights
+from d2ls.export.weights import export_weights
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,12 +12,12 @@ from d2ls.checkpoint import read_checkpoint
 from d2ls.cli.common import run_main
 from d2ls.data.sets import vaihingen
 from d2ls.errors import CheckpointError, ConfigError
-from d2ls.export import export_weights
+from d2ls.export.weights import export_weights
 from d2ls.models.weight_files import load_file
 from tests.test_checkpoint import network, save
 from tests.tiny import write_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(*words: object) -> int:

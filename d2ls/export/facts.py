@@ -1,0 +1,128 @@
+"""Facts that travel with a network's weights: the `config.json` of a model folder."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from d2ls.checkpoint import ARCHITECTURE, Checkpoint
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import CheckpointError, ConfigError
+from d2ls.version import __version__
+
+MEANS = ("mIoU", "F1", "OA")
+"""Mean scores in a test run's `metrics.json`, shares of 1."""
+DINOV3_LICENCE = (
+    "this backbone's pretrained weights are under Meta's DINOv3 licence, which a model trained from them inherits: "
+    "read https://ai.meta.com/resources/models-and-libraries/dinov3-license/ before passing the model on"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Everything that a user of a network needs beside its weights.
+
+    Attributes:
+        arguments: constructor arguments of the network.
+        spec: classes, colours, bands and normalisation.
+        window: side of the square images it was trained for, in pixels; predictions on larger images use it.
+        resolution: ground size of a pixel in metres; None if unknown.
+        licence: SPDX identifier of the weights' licence; None if not stated.
+        scores: of a test run: its means, 95 % intervals, scores of each class and the run's record.
+        further: entries of a `config.json` that this version does not know; they are kept.
+    """
+
+    arguments: Mapping[str, Any]
+    spec: DatasetSpec
+    window: int = 512
+    resolution: float | None = None
+    licence: str | None = None
+    scores: Mapping[str, Any] | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def backbone_note(self) -> str | None:
+        """Licence of the backbone's pretrained weights, where it restricts the use of the model."""
+        return DINOV3_LICENCE if "dinov3" in str(self.arguments.get("backbone")) else None
+
+    def to_config(self) -> dict[str, Any]:
+        """The content of `config.json`, in the layout of timm's models on the Hugging Face hub."""
+        channels = len(self.spec.bands)
+        return {
+            **self.further,
+            "architecture": ARCHITECTURE,
+            "num_classes": self.spec.num_classes,
+            "model_args": dict(self.arguments),
+            "pretrained_cfg": {
+                "input_size": [channels, self.window, self.window],
+                "fixed_input_size": False,
+                "mean": list(self.spec.mean),
+                "std": list(self.spec.std),
+                "value_range": list(self.spec.value_range) if self.spec.value_range else None,
+                "label_names": list(self.spec.classes),
+                "license": self.licence,
+            },
+            "dataset": self.spec.to_dict(),
+            "ground_resolution": self.resolution,
+            "scores": self.scores,
+            "versions": {
+                "d2ls": __version__, "torch": torch.__version__, "timm": timm.__version__,
+                "python": platform.python_version(),
+            },
+        }  # fmt: skip
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, **changes: Any) -> "ModelFacts":
+        """Facts that a checkpoint or model folder carries, with `changes` in place of what it says.
+
+        Raises:
+            CheckpointError: the file does not say how its network was built or on which classes.
+        """
+        if checkpoint.arguments is None or checkpoint.spec is None:
+            raise CheckpointError(
+                f"{checkpoint.path} does not say how its network was built and on which classes (it was not written by "
+                "a d2ls training run). Name the config that describes both with -c."
+            )
+        known = {"architecture", "num_classes", "model_args", "pretrained_cfg", "dataset", "ground_resolution"}
+        carried = checkpoint.facts
+        cfg = carried.get("pretrained_cfg") or {}
+        facts: dict[str, Any] = {
+            "arguments": checkpoint.arguments,
+            "spec": checkpoint.spec,
+            "resolution": carried.get("ground_resolution"),
+            "licence": cfg.get("license"),
+            "scores": carried.get("scores"),
+            "further": {name: v for name, v in carried.items() if name not in known | {"scores", "versions"}},
+        }
+        if size := cfg.get("input_size"):
+            facts["window"] = int(size[-1])
+        return cls(**facts | {name: value for name, value in changes.items() if value is not None})
+
+
+def read_scores(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The summary of a test run's `metrics.json`, without the scores of each image.
+
+    Raises:
+        ConfigError: unreadable, or the run tested another checkpoint; names both hashes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        run = content["run"]
+        summary = {name: content[name] for name in (*MEANS, "intervals", "per_class")}
+        summary["images"] = len(content["images"])
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ConfigError(f"{path}: not the metrics.json of a test run ({problem}).") from problem
+    if run.get("checkpoint_sha256") != checkpoint.sha256:
+        raise ConfigError(
+            f"{path}: these are scores of the checkpoint {str(run.get('checkpoint_sha256'))[:12]}..., "
+            f"{checkpoint.path} has {checkpoint.sha256[:12]}.... Test this checkpoint first, or export the other."
+        )
+    record = {
+        name: run[name] for name in ("command", "dataset", "views", "windows", "checkpoint_sha256") if name in run
+    }
+    return summary | {"run": record}

@@ -1,0 +1,110 @@
+"""Model folders: weights, `config.json` and a model card, on the disk and on the Hugging Face hub."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from d2ls.checkpoint import FOLDER_CONFIG, FOLDER_WEIGHTS, Checkpoint, read_checkpoint
+from d2ls.data.io import write_bytes
+from d2ls.errors import CheckpointError, ConfigError
+from d2ls.export.card import model_card
+from d2ls.export.facts import ModelFacts
+from d2ls.export.weights import export_weights
+
+CARD = "README.md"
+
+
+def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool = False) -> None:
+    """Write a model folder that `d2ls.checkpoint.read_checkpoint` reads like a checkpoint.
+
+    Args:
+        net: the network.
+        facts: its facts.
+        folder: is made; files of an earlier export there are replaced, others stay.
+        half: store the weights in float16.
+
+    Raises:
+        ConfigError: `folder` is a file, or float16 cannot hold a weight.
+        DataError: it cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; expected the name of a folder to write the model to.")
+    folder.mkdir(parents=True, exist_ok=True)
+    export_weights(net, facts.spec, folder / FOLDER_WEIGHTS, half=half)
+    config = json.dumps(facts.to_config(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(folder / FOLDER_CONFIG, config.encode())
+    write_bytes(folder / CARD, model_card(facts, folder.resolve().name).encode())
+
+
+def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a model folder to the Hugging Face hub.
+
+    Args:
+        folder: from `write_folder`.
+        repository: "owner/name"; made if it does not exist.
+        private: make a private one.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        ConfigError: no model folder, or no huggingface_hub.
+        CheckpointError: the hub cannot be reached or refuses.
+    """
+    read_checkpoint(folder)  # whole, and ours
+    hub = _hub()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=_patterns()))
+    except Exception as error:  # requests, OS and hub errors have no common parent
+        raise CheckpointError(
+            f"{repository}: cannot be uploaded to the Hugging Face hub ({_first_line(error)}). Check the network and "
+            "the name (owner/name), and log in with `hf auth login`. The folder can also be uploaded by hand."
+        ) from error
+
+
+def from_pretrained(source: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Read a model folder, or download one from the Hugging Face hub and read it.
+
+    Args:
+        source: a folder, or "owner/name" on the hub; a folder of that name comes first.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: no huggingface_hub.
+        CheckpointError: no such folder, the hub cannot be reached, or what it has is no model folder.
+    """
+    if Path(source).exists() or str(source).count("/") != 1:
+        return read_checkpoint(source)
+    try:
+        folder = _hub().snapshot_download(str(source), revision=revision, allow_patterns=_patterns())
+    except ConfigError:
+        raise
+    except Exception as error:  # requests, OS and hub errors have no common parent
+        raise CheckpointError(
+            f"{source}: no such folder here, and it cannot be downloaded from the Hugging Face hub "
+            f"({_first_line(error)}). Check the name and the network, or download {FOLDER_WEIGHTS} and {FOLDER_CONFIG} "
+            "on another machine and give the path of their folder."
+        ) from error
+    return read_checkpoint(folder)
+
+
+def _patterns() -> list[str]:
+    return [FOLDER_WEIGHTS, FOLDER_CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
+
+
+def _hub() -> ModuleType:
+    try:
+        import huggingface_hub  # noqa: PLC0415  (optional)
+    except ImportError as error:
+        raise ConfigError(
+            "the Hugging Face hub needs the package huggingface_hub: pip install huggingface_hub."
+        ) from error
+    return huggingface_hub
+
+
+def _first_line(error: Exception) -> Any:
+    return next(iter(str(error).splitlines()), type(error).__name__)
