@@ -12,7 +12,7 @@ import pytest
 import d2ls
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = [path.name for path in sorted(ROOT.glob("test_*.py"))]
+SCRIPTS = ["predict.py", *(path.name for path in sorted(ROOT.glob("test_*.py")))]
 FEW_IMPORTS = """
 import runpy, sys
 sys.argv = sys.argv[1:]

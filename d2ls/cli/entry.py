@@ -17,6 +17,13 @@ def test() -> int:
     return run_main(main)
 
 
+def predict() -> int:
+    """Run `d2ls-predict`."""
+    from d2ls.cli.predict import main  # noqa: PLC0415
+
+    return run_main(main)
+
+
 def check() -> int:
     """Run `d2ls-check`."""
     from d2ls.cli.check import main  # noqa: PLC0415

@@ -9,7 +9,7 @@ from torch import nn
 
 from d2ls.checkpoint import read_checkpoint
 from d2ls.data.augment import normalise
-from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, DataError
 from d2ls.inference.predictor import Network, by_windows, choose_device, whole_images
 from d2ls.inference.sliding_window import Windows
@@ -26,7 +26,8 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
     Returns:
         The network, in evaluation, on the device: float images (B, bands, H, W), normalised, to logits (B, K, H, W).
         Attributes that it has beside its own: `spec` (DatasetSpec), `classes` (K names), `colours` (K RGB tuples),
-        `bands` (names, in the order of the input), `mean` and `std` (of each band, of values scaled to 0..1).
+        `bands` (names, in the order of the input), `mean` and `std` (of each band, in the unit of its
+        values, 0..255 for 8 bits).
 
     Raises:
         CheckpointError: unreadable, or the file does not name the network or its classes.
@@ -40,10 +41,9 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
             "Build the network from its config and load the weights with load_reference_weights."
         )
     net = checkpoint.build().to(choose_device(device))
-    facts = {"spec": spec, "classes": spec.classes, "colours": spec.colours}
-    facts |= {"bands": ("red", "green", "blue"), "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    for name, value in facts.items():
-        setattr(net, name, value)
+    for name in ("classes", "colours", "bands", "mean", "std"):
+        setattr(net, name, getattr(spec, name))
+    net.spec = spec  # type: ignore[assignment]
     return net
 
 

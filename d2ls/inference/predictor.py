@@ -14,7 +14,7 @@ PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.f
 """Lightning's names, and the type that autocast computes in."""
 
 Segment = Callable[[Tensor], Tensor]
-"""Class indices, uint8 (B, H, W) on the CPU, of images, float32 (B, 3, H, W)."""
+"""Class indices, uint8 (B, H, W) on the CPU, of normalised images, float32 (B, 3, H, W)."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -93,7 +93,7 @@ def whole_images(network: Network, views: Views, tta_batch: int, num_classes: in
     """
 
     def segment(images: Tensor) -> Tensor:
-        return _classes(mean_logits(network, images.to(network.device), views, tta_batch), num_classes)
+        return classes_of(mean_logits(network, images.to(network.device), views, tta_batch), num_classes)
 
     return segment
 
@@ -108,14 +108,14 @@ def by_windows(
 
     def segment(frames: Tensor) -> Tensor:
         return torch.cat(
-            [_classes(segment_windows(model, frame, windows, batch)[None], num_classes) for frame in frames]
+            [classes_of(segment_windows(model, frame, windows, batch)[None], num_classes) for frame in frames]
         )
 
     return segment
 
 
-def _classes(logits: Tensor, num_classes: int) -> Tensor:
-    """The class of each pixel, uint8 (B, H, W) on the CPU.
+def classes_of(logits: Tensor, num_classes: int) -> Tensor:
+    """The class of each pixel, uint8 (B, H, W) on the CPU, of logits or probabilities (B, K, H, W).
 
     Raises:
         ConfigError: the network has another number of classes.

@@ -1,0 +1,212 @@
+"""The run of predict.py: rasters in, maps out, one after the other."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from d2ls.checkpoint import read_checkpoint
+from d2ls.cli import common as cli
+from d2ls.cli.predict import slurm_shard
+from d2ls.data import sets
+from d2ls.data.sets.facts import Views
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.inference import tta
+from d2ls.inference.maps import MapFiles, OutputError
+from d2ls.inference.predictor import Network, check_precision, choose_device
+from d2ls.inference.raster import Segmentation
+from d2ls.inference.raster_file import RASTER_SUFFIXES, RasterFile, fingerprint, open_raster
+from d2ls.inference.sliding_window import Windows
+from d2ls.memory import keep_freed_memory
+
+_DECISIVE = ("window", "overlap", "scale", "tta", "bands", "probabilities", "confidence", "polygons")
+_D4 = Views(hflip=True, vflip=True, rot90=True)  # where the data set's own test has no other meaning of d4
+_KEPT = 256 << 20  # bytes that the process keeps after it has freed them
+_COUNTED = 1 << 24  # pixels that are counted at once
+
+
+def run(options: argparse.Namespace, command: list[str]) -> int:
+    """Segment the rasters of this process's share, one after the other.
+
+    A raster that cannot be used is reported and skipped.
+
+    Args:
+        options: from `d2ls.cli.predict.parser`.
+        command: script and arguments, for the records.
+
+    Returns:
+        The exit code: 0, or 2 if a raster was skipped.
+    """
+    share, shares = options.shard or slurm_shard()
+    if not 1 / 16 <= options.scale <= 16:
+        raise ConfigError(f"--scale {options.scale}: expected a factor from 1/16 to 16.")
+    windows = Windows(options.window, options.window, options.overlap)
+    rasters = list_rasters(options.input)
+    device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
+    if device.type == "cpu":
+        keep_freed_memory(_KEPT)
+    checkpoint = read_checkpoint(options.weights)
+    if checkpoint.spec is None:
+        raise CheckpointError(
+            f"{options.weights} does not say which classes and bands it was trained on (it was not written by a d2ls "
+            "training run). Use the test script of its data set, with -c."
+        )
+    network = Network(checkpoint.build(), device, precision)
+    job = Job(
+        options, checkpoint.spec, segmentation(options, network, checkpoint.spec, windows),
+        {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type},
+        {"checkpoint": str(options.weights), "command": shlex.join(command)},
+    )  # fmt: skip
+    skipped = 0
+    for path in rasters[share - 1 :: shares]:
+        try:
+            job.predict(path)
+        except DataError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            skipped += 1
+    return cli.EXIT_BAD_INPUT if skipped else 0
+
+
+def list_rasters(path: Path) -> list[Path]:
+    """The rasters of a folder, of a list (one path a line, relative to the list's folder), or the one itself.
+
+    Raises:
+        DataError: there are none, or two would give maps of one name.
+    """
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in RASTER_SUFFIXES)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = [path.parent / line.strip() for line in lines if line.strip()]
+    else:
+        found = [path]
+    if not found:
+        raise DataError(f"{path}: no rasters in it; expected {', '.join(RASTER_SUFFIXES)}.")
+    by_stem: dict[str, Path] = {}
+    for file in found:
+        if (other := by_stem.setdefault(file.stem, file)) is not file:
+            raise DataError(f"{file} and {other}: their maps would have one name. Rename one, or use two folders.")
+    return found
+
+
+def segmentation(options: argparse.Namespace, network: Network, spec: DatasetSpec, windows: Windows) -> Segmentation:
+    """How the options want rasters segmented."""
+    views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(spec.name).d4 if spec.name in sets.names() else _D4}[
+        options.tta
+    ]
+    views = replace(views, scales=tuple(options.scale * scale for scale in views.scales))
+    factor, summand = (torch.from_numpy(values)[:, None, None] for values in spec.scale_and_offset())
+
+    def model(images: Tensor) -> Tensor:
+        return tta.mean_logits(network, images.to(network.device), views, options.tta_batch)
+
+    def normalise(pixels: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(pixels.astype(np.float32)).mul_(factor).add_(summand).nan_to_num_(0, 0, 0)
+
+    return Segmentation(
+        model, normalise, spec.num_classes, windows, options.batch_size,
+        probabilities=options.probabilities, confidence=options.confidence or options.polygons,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work on each raster of a run.
+
+    Attributes:
+        options: from `d2ls.cli.predict.parser`.
+        spec: classes and bands of the network.
+        segmentation: the network, its views and windows.
+        decisive: what decides the maps beside the options.
+        further: what the summaries tell, too.
+    """
+
+    options: argparse.Namespace
+    spec: DatasetSpec
+    segmentation: Segmentation
+    decisive: Mapping[str, Any]
+    further: Mapping[str, Any]
+
+    def predict(self, path: Path) -> None:
+        """Segment a raster, unless its map is finished or another process works on it.
+
+        Raises:
+            DataError: the raster cannot be read, or the map not written.
+        """
+        options = self.options
+        with open_raster(path, self.spec, options.bands) as raster:
+            run = {name: getattr(options, name) for name in _DECISIVE}
+            run |= {"input": path.name, "input_fingerprint": fingerprint(path), **self.decisive}
+            layers = [name for name in ("probabilities", "confidence") if getattr(self.segmentation, name)]
+            files = MapFiles(options.output, path.stem, raster, self.spec, run, tuple(layers))
+            options.output.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(options.output / f".{path.stem}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _tell(f"{files.path}: another process works on it")
+                return
+            try:
+                if options.resume and files.is_done():
+                    _tell(f"{files.path}: finished before")
+                else:
+                    self._make(raster, files)
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
+                lock.release()
+
+    def _make(self, raster: RasterFile, files: MapFiles) -> None:
+        options, started = self.options, time.perf_counter()
+        files.begin(resume=options.resume)
+        new = raster.height - files.finished
+        try:
+            with cli.progress_bar(raster.path.name) as bar:
+                task = bar.add_task("rows", total=raster.height)
+                advance = partial(bar.advance, task)
+                self.segmentation.run(raster, files.write, finished=files.finished, progress=advance)
+        except OutputError:
+            raise
+        except DataError:
+            files.discard()
+            raise
+        classes = files.layer("classes")
+        files.build(tuple(name for name in ("probabilities", "confidence") if getattr(options, name)))
+        summary: dict[str, Any] = dict(self.further)
+        if options.polygons:
+            summary["polygons"] = files.add_polygons(options.min_area, options.simplify)
+        seconds = time.perf_counter() - started
+        counts = _count(classes)
+        data = sum(counts[: self.spec.num_classes]) or 1
+        shares = {name: counts[index] / data for index, name in enumerate(self.spec.classes)}
+        area = raster.square_metres
+        hectares = None if area is None else {n: counts[i] * area / 1e4 for i, n in enumerate(self.spec.classes)}
+        files.publish(summary | {"seconds": round(seconds, 2), "shares": shares, "hectares": hectares})
+        told = [f"{n} {s:.1%}" + (f" ({hectares[n]:,.2f} ha)" if hectares else "") for n, s in shares.items() if s]
+        speed = new * raster.width / 1e6 / seconds
+        _tell(f"{files.path}: {seconds:.1f} s, {speed:.2f} megapixels/s; {', '.join(told) or 'no data'}")
+
+
+def _count(classes: NDArray[np.uint8]) -> list[int]:
+    """Pixels of each value, (256,), of a layer on the disk."""
+    step = max(1, _COUNTED // classes.shape[1])
+    counts = np.zeros(256, np.int64)
+    for top in range(0, len(classes), step):
+        counts += np.bincount(classes[top : top + step].ravel(), minlength=256)
+    return counts.tolist()
+
+
+def _tell(line: str) -> None:
+    Console().print(line, highlight=False, soft_wrap=True, markup=False)

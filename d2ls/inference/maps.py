@@ -1,0 +1,280 @@
+"""Maps as files: rows are collected in a folder of raw layers, then become Cloud-Optimised GeoTIFFs or a PNG.
+
+The folder `.<name>.part` lies beside the map and records the run and its finished rows, so that an interrupted run can
+be resumed; nothing in it is ever taken for a result.
+"""
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+
+from d2ls.data.io import write_bytes
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import DataError
+from d2ls.inference.polygons import trace, write_polygons
+from d2ls.inference.raster import LEVELS, NODATA, Rows
+from d2ls.inference.raster_file import RasterFile
+
+LARGEST_PNG = 1 << 29  # pixels; a larger map without georeference is a TIFF
+_RECORD = "run.json"
+_LAYERS = (".probabilities.tif", ".confidence.tif")
+_RESULTS = (*_LAYERS, *(f"{layer}.aux.xml" for layer in _LAYERS), ".gpkg")
+_SHARE = 1.5  # bytes of disk for each byte of the raw layers: themselves, and the files they become
+_COG = {"driver": "COG", "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": 512}
+
+
+class OutputError(DataError):
+    """The disk is full, or a file cannot be written: the rows that are finished stay for `--resume`."""
+
+
+class MapFiles:
+    """The files of one map, from its first row to the finished map.
+
+    Args:
+        folder: folder of the map, made by `begin`.
+        stem: name of the map without its ending.
+        raster: the input.
+        spec: the classes and their colours.
+        run: plain values that decide the content of the map.
+        layers: those to collect beside "classes": "probabilities", "confidence".
+
+    Attributes:
+        path: the map, a GeoTIFF or (without georeference) a PNG.
+        finished: rows that are written.
+
+    Raises:
+        DataError: the map would replace its input.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        raster: RasterFile,
+        spec: DatasetSpec,
+        run: Mapping[str, Any],
+        layers: tuple[str, ...] = (),
+    ) -> None:
+        self._folder, self._stem, self._raster, self._spec = folder, stem, raster, spec
+        self._run = json.loads(json.dumps({**run, "rows": raster.height, "columns": raster.width}))
+        self._bands = {"classes": 1} | {name: spec.num_classes if name == "probabilities" else 1 for name in layers}
+        png = not raster.is_georeferenced and raster.height * raster.width <= LARGEST_PNG
+        self.path = folder / f"{stem}{'.png' if png else '.tif'}"
+        self.finished = 0
+        self._part = folder / f".{stem}.part"
+        if self.path.resolve() == raster.path.resolve():
+            raise DataError(f"{raster.path}: its map would replace it. Choose another folder with -o.")
+
+    @property
+    def ready(self) -> Path:
+        """Folder of finished files on their way to `folder`, under their final names."""
+        return self._part / "ready"
+
+    def is_done(self) -> bool:
+        """Whether a run of the same record has finished this map."""
+        return self.path.is_file() and _read_json(self._summary).get("run") == self._run
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder of the run, or continue that of an interrupted run with the same record.
+
+        Raises:
+            DataError: the disk has too little space, or cannot be written.
+        """
+        found = _read_json(self._part / _RECORD) if resume else {}
+        if found.get("run") != self._run:
+            found = {}
+            shutil.rmtree(self._part, ignore_errors=True)
+        self.finished = int(found.get("finished", 0))
+        pixels = self._raster.height * self._raster.width
+        needed = pixels * sum(self._bands.values()) * _SHARE
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            used = sum(file.stat().st_blocks * 512 for file in self._part.glob("*.raw"))
+            if (free := shutil.disk_usage(self._folder).free + used) < needed:
+                raise DataError(
+                    f"{self._folder}: {free / 1e9:.2f} GB are free; the map of {self._raster.path.name} "
+                    f"({self._raster.width} x {self._raster.height} pixels) needs up to {needed / 1e9:.2f} GB."
+                )
+            self._summary.unlink(missing_ok=True)
+            self._part.mkdir(exist_ok=True)
+            for name, bands in self._bands.items():
+                with (self._part / f"{name}.raw").open("ab") as file:
+                    file.truncate(pixels * bands)
+        self._note()
+
+    def write(self, rows: Rows) -> None:
+        """Write finished rows, and note them as finished once they are on the disk.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        width = self._raster.width
+        with self._writing():
+            for name in self._bands:
+                with (self._part / f"{name}.raw").open("r+b") as file:
+                    for band, plane in enumerate(np.atleast_3d(getattr(rows, name).T).T):
+                        file.seek((band * self._raster.height + rows.top) * width)
+                        file.write(np.ascontiguousarray(plane).data)
+                    file.flush()
+                    os.fsync(file.fileno())
+        self.finished = rows.top + len(rows.classes)
+        self._note()
+
+    def layer(self, name: str) -> NDArray[np.uint8]:
+        """A layer of one band, (H, W), mapped from the disk."""
+        return np.memmap(self._part / f"{name}.raw", np.uint8, "r", shape=(self._raster.height, self._raster.width))
+
+    def build(self, results: tuple[str, ...]) -> None:
+        """Write the map, its style and the other layers that are results to `ready`.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        shutil.rmtree(self.ready, ignore_errors=True)
+        with self._writing():
+            self.ready.mkdir()
+            for name in ("classes", *results):
+                suffix = self.path.suffix if name == "classes" else f".{name}.tif"
+                method = "MODE" if name == "classes" else "AVERAGE"
+                options = {"driver": "PNG"} if suffix == ".png" else _COG | {"overview_resampling": method}
+                source = self._part / f"{name}.vrt"
+                source.write_bytes(self._describe(name))
+                rasterio.shutil.copy(source, self.ready / f"{self._stem}{suffix}", **options)
+            (self.ready / f"{self._stem}.qml").write_bytes(self._style())
+
+    def add_polygons(self, min_area: float = 0, simplify: float = 0) -> int:
+        """Write the regions of the map as a GeoPackage to `ready`.
+
+        Args:
+            min_area: smaller ones are left out; in square metres, in pixels where the coordinates are no lengths.
+            simplify: tolerance of the outlines, see `d2ls.inference.polygons.write_polygons`.
+
+        Returns:
+            The number of polygons.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        raster = self._raster
+        pixels = min_area / (raster.square_metres or 1)
+        regions = trace(self.layer("classes"), self.layer("confidence"), min_pixels=pixels)
+        with self._writing():
+            return write_polygons(
+                self.ready / f"{self._stem}.gpkg", regions, self._spec.classes, raster.transform, raster.crs,
+                square_metres=raster.square_metres, simplify=simplify,
+            )  # fmt: skip
+
+    def publish(self, summary: Mapping[str, Any]) -> None:
+        """Move everything in `ready` to the folder, the map last, and remove the folder of the run.
+
+        Args:
+            summary: plain values for `<name>.json`, beside the record of the run.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        text = json.dumps({"run": self._run, **summary}, indent=1) + "\n"
+        with self._writing():
+            ready = {path.name for path in self.ready.iterdir()}
+            for suffix in _RESULTS:  # of an earlier run with other options
+                if f"{self._stem}{suffix}" not in ready:
+                    (self._folder / f"{self._stem}{suffix}").unlink(missing_ok=True)
+            for name in sorted(ready, key=lambda name: name == self.path.name):
+                (self.ready / name).replace(self._folder / name)
+            write_bytes(self._summary, text.encode())
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove the folder of the run."""
+        shutil.rmtree(self._part, ignore_errors=True)
+
+    @property
+    def _summary(self) -> Path:
+        return self._folder / f"{self._stem}.json"
+
+    def _note(self) -> None:
+        content = {"run": self._run, "finished": self.finished}
+        write_bytes(self._part / _RECORD, json.dumps(content).encode())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, rasterio.errors.RasterioError) as problem:
+            reason = getattr(problem, "strerror", None) or problem.__cause__ or problem
+            raise OutputError(
+                f"{self.path}: cannot be written: {reason}. The rows that are finished are kept: mend this, and "
+                "continue with --resume."
+            ) from problem
+
+    def _describe(self, name: str) -> bytes:
+        """A VRT of a raw layer, with everything that the map says of itself."""
+        height, width = self._raster.height, self._raster.width
+        root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
+        if self._raster.crs is not None:
+            _add(root, "SRS", self._raster.crs.to_wkt())
+        if not self._raster.transform.is_identity:
+            _add(root, "GeoTransform", ", ".join(map(repr, self._raster.transform.to_gdal())))
+        for band in range(self._bands[name]):
+            node = ET.SubElement(
+                root, "VRTRasterBand", dataType="Byte", band=str(band + 1), subClass="VRTRawRasterBand"
+            )
+            title = self._spec.classes[band] if name == "probabilities" else name
+            for tag, text in (("Description", title), ("NoDataValue", NODATA)):
+                _add(node, tag, text)
+            if name == "classes":
+                self._add_classes(node)
+            else:
+                _add(node, "Scale", 1 / LEVELS)
+            _add(node, "SourceFilename", f"{name}.raw").set("relativeToVRT", "1")
+            for tag, number in (("ImageOffset", band * height * width), ("PixelOffset", 1), ("LineOffset", width)):
+                _add(node, tag, number)
+        return ET.tostring(root, "utf-8")
+
+    def _add_classes(self, node: ET.Element) -> None:
+        """Colours and names of the classes."""
+        _add(node, "ColorInterp", "Palette")
+        colours = [(*colour, 255) for colour in self._spec.colours]
+        colours += [(0, 0, 0, 0)] * (256 - len(colours))
+        table, names = ET.SubElement(node, "ColorTable"), ET.SubElement(node, "CategoryNames")
+        for colour in colours:
+            ET.SubElement(table, "Entry", {f"c{i}": str(value) for i, value in enumerate(colour, 1)})
+        for name in self._spec.classes:
+            _add(names, "Category", name)
+
+    def _style(self) -> bytes:
+        """A style for QGIS: colour and name of each class."""
+        root = ET.Element("qgis", styleCategories="Symbology")
+        renderer = ET.SubElement(
+            ET.SubElement(root, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1"
+        )
+        palette = ET.SubElement(renderer, "colorPalette")
+        for value, (name, colour) in enumerate(zip(self._spec.classes, self._spec.colours, strict=True)):
+            text = "#{:02x}{:02x}{:02x}".format(*colour)
+            ET.SubElement(palette, "paletteEntry", value=str(value), color=text, alpha="255", label=name)
+        return b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, "utf-8")
+
+
+def _add(parent: ET.Element, tag: str, text: object) -> ET.Element:
+    node = ET.SubElement(parent, tag)
+    node.text = str(text)
+    return node
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The content of a record; nothing where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
