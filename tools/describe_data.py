@@ -1,0 +1,12 @@
+"""Look at a folder of images and masks, and propose its table of classes: python tools/describe_data.py --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from d2ls.cli.common import run_main
+from d2ls.cli.describe import main
+
+if __name__ == "__main__":
+    sys.exit(run_main(main))
