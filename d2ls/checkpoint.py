@@ -1,13 +1,18 @@
-"""Checkpoints: what they carry beside the weights, and how networks come back from them; no foreign code is run."""
+"""Checkpoints: their content, networks built from them, the record of a run's best one.
+
+No code in a weight file is run.
+"""
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights, load_reference_weights
@@ -17,6 +22,54 @@ FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"  # of a model
 ARCHITECTURE = "d2ls"  # in its config.json
 KEY = "d2ls"  # where a checkpoint carries our description
 _DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most
+_SAME_TENSORS = ("drop_path_rate", "freeze_backbone", "memory_efficient")  # arguments that change no tensor
+
+
+@dataclass(frozen=True)
+class BestRecord:
+    """The best checkpoint of the last run in a folder.
+
+    Attributes:
+        file: its name in the folder.
+        epoch: after which it was saved, from 1.
+        monitor: name of the score that chose it.
+        score: value of that score.
+    """
+
+    file: str
+    epoch: int
+    monitor: str
+    score: float
+
+
+def best_record_of(folder: Path) -> Path:
+    """The record of a folder of checkpoints, beside it; absent where no run has begun since there are records."""
+    return folder.with_name(f"{folder.name}.best.json")
+
+
+def write_best(folder: Path, record: BestRecord | None) -> None:
+    """Record the best checkpoint of a folder's run; None: the run has begun, and has none yet.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = best_record_of(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(None if record is None else asdict(record), indent=1).encode())
+
+
+def read_best(folder: Path) -> BestRecord | None:
+    """Read the record of a folder; None where its run has no best checkpoint yet.
+
+    Raises:
+        CheckpointError: absent or damaged.
+    """
+    path = best_record_of(folder)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return None if content is None else BestRecord(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a record of a best checkpoint: {error}.") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +128,7 @@ class Checkpoint:
 
 
 def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
-    """What a checkpoint carries beside its tensors: plain values only, under the key KEY."""
+    """Description of a network for its checkpoint, of plain values, under the key KEY."""
     return {
         "format": 1,
         "model": getattr(net, "arguments", None),
@@ -84,7 +137,7 @@ def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
 
 
 def position_of(content: Any) -> dict[str, Any]:
-    """How far the run was that wrote the content of a checkpoint file.
+    """Progress of the run that wrote the content of a checkpoint file.
 
     Returns:
         "epochs", finished ones; "batches" of the next that are behind it, and "order", what these depend on. Empty
@@ -160,12 +213,14 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
         CheckpointError: it was written by another network; shows both.
     """
     built: dict[str, Any] = getattr(net, "arguments", None) or {}
+    # An argument that is newer than the checkpoint had its default.
+    defaults = {name: parameter.default for name, parameter in signature(type(net).__init__).parameters.items()}
+    theirs = defaults | (checkpoint.arguments or {})
     for name in (*_DESCRIBED, *built):
-        if checkpoint.arguments is not None and name in built and checkpoint.arguments.get(name) != built[name]:
-            if name in ("drop_path_rate", "freeze_backbone"):  # training options: the tensors are the same
-                continue
+        known = checkpoint.arguments is not None and name in built and name not in _SAME_TENSORS
+        if known and theirs.get(name) != built[name]:
             raise CheckpointError(
-                f"{checkpoint.path} was trained with {name}={checkpoint.arguments.get(name)!r}, the config has "
+                f"{checkpoint.path} was trained with {name}={theirs.get(name)!r}, the config has "
                 f"{name}={built[name]!r}. Use the config of that run, or set {name} to what the checkpoint has."
             )
     if checkpoint.is_reference:
@@ -188,8 +243,32 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
     return []
 
 
+def load_fitting_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
+    """Load the tensors whose name and shape fit, for fine-tuning to other classes.
+
+    Returns:
+        The rest, one line each: name, shape in the checkpoint, shape in the network.
+
+    Raises:
+        CheckpointError: no tensor fits, or the names are those of the reference.
+    """
+    if checkpoint.is_reference:
+        raise CheckpointError(f"{checkpoint.path} has the reference's names: it cannot be loaded in part.")
+    ours, theirs = net.state_dict(), checkpoint.weights
+    shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (theirs, ours)]
+    fitting = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
+    if not fitting:
+        raise CheckpointError(
+            f"{checkpoint.path}: none of its {len(theirs)} tensors fits the network by name and shape."
+        )
+    net.load_state_dict(fitting, strict=False)
+    rest = [name for name in {**ours, **theirs} if name not in fitting]
+    return [f"{name}: {' in the checkpoint, '.join(str(side.get(name, 'absent')) for side in shapes)} in the network"
+            for name in rest]  # fmt: skip
+
+
 def _description(content: Any, path: Path) -> dict[str, Any]:
-    """What a checkpoint carries beside its tensors: "model" as a dict, "dataset" as a DatasetSpec, or None."""
+    """Description in a checkpoint's content: "model" as a dict, "dataset" as a DatasetSpec, or None."""
     carried = content.get(KEY) or {}
     parts = [carried, *map(carried.get, ("model", "dataset"))] if isinstance(carried, dict) else [carried]
     if wrong := [part for part in parts if not isinstance(part, dict | None)]:

@@ -1,4 +1,4 @@
-"""Config files: plain Python that builds network, loss, data sets, loaders and optimiser, and settings beside them.
+"""Reader of config files: plain Python that builds network, loss, data sets, loaders and optimiser, beside settings.
 
 A top-level name can be given another value from outside before the file runs, so everything computed from it follows.
 A file with `base = "other.py"` is that other file with its own assignments in the place of the same names.
@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from d2ls.data.loaders import begins_anywhere
 from d2ls.errors import ConfigError, D2LSError
 from d2ls.models import deferred_weights
 from d2ls.settings import SETTINGS, check_contradictions, check_type
@@ -32,7 +33,13 @@ _OBJECTS: dict[str, tuple[type, ...]] = {
     "optimizer": (Optimizer,),
     "lr_scheduler": (LRScheduler, types.NoneType),
 }
-"""Kinds of what a config builds."""
+"""Types of the objects that a config builds."""
+
+
+_MISTAKEN = {"logger": "loggers", "callback": "callbacks", "epochs": "max_epoch", "batch_size": "train_batch_size",
+             "learning_rate": "lr", "scheduler": "lr_scheduler"}  # fmt: skip
+"""Names of other tools, and the settings that stand for them."""
+_SIMILAR = 0.75  # share of letters from which a name is taken for a setting's
 
 
 class Settings:
@@ -42,13 +49,18 @@ class Settings:
         path: the file that was read.
         overrides: values given from outside.
         source: text of the config as it ran, overrides included.
-        idle: names of overrides that change nothing, since nothing in the config reads them.
+        unused: names of overrides, and of plain values in the file, that change nothing since nothing reads them.
     """
 
     def __init__(
-        self, path: Path, overrides: Mapping[str, Any], source: str, names: Mapping[str, Any], idle: Sequence[str] = ()
+        self,
+        path: Path,
+        overrides: Mapping[str, Any],
+        source: str,
+        names: Mapping[str, Any],
+        unused: Sequence[str] = (),
     ) -> None:
-        self.path, self.overrides, self.source, self.idle = path, dict(overrides), source, tuple(idle)
+        self.path, self.overrides, self.source, self.unused = path, dict(overrides), source, tuple(unused)
         self._names = {name: setting.default for name, setting in SETTINGS.items() if not setting.required}
         self._names |= names
 
@@ -59,10 +71,6 @@ class Settings:
             return self._names[name]
         except KeyError:
             raise AttributeError(f"{self.path} has no setting {name!r}") from None
-
-    def replaced(self, **values: Any) -> "Settings":
-        """The same settings with other values behind some names."""
-        return Settings(self.path, self.overrides, self.source, self._names | values, self.idle)
 
     def __contains__(self, name: str) -> bool:
         return name in self._names
@@ -99,20 +107,23 @@ def _load(path: Path, overrides: dict[str, Any]) -> Settings:
         if name in _OBJECTS and not isinstance(value, _OBJECTS[name]):
             expected = " or ".join(kind.__name__ for kind in _OBJECTS[name])
             raise ConfigError(f"{path}: {name}={value!r:.60}: expected {expected}, found {type(value).__name__}.")
-    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    by_training = {name for name, setting in SETTINGS.items() if not setting.for_config}
-    settings = Settings(path, overrides, source, names, [name for name in overrides if name not in read | by_training])
+    settings = Settings(path, overrides, source, names, _unused(path, tree, overrides))
     missing = [name for name, setting in SETTINGS.items() if setting.required and name not in settings]
     if missing:
         raise ConfigError(f"{path}: no {', '.join(missing)}. A config must set these names; see config/ for examples.")
     check_contradictions(settings)
+    if settings.save_every_n_steps and not begins_anywhere(settings.train_loader):
+        raise ConfigError(
+            f"{path}: save_every_n_steps={settings.save_every_n_steps}: train_loader cannot begin inside an epoch; "
+            "make it with d2ls.data.loaders.training_loader."
+        )
     return settings
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Settings from a command line: `max_epoch=2 lr=3e-4 backbone=convnext_tiny`.
 
-    Values are read as Python literals; what is none (`convnext_tiny`) is text.
+    Values are read as Python literals; values that are not literals (`convnext_tiny`) are text.
 
     Raises:
         ConfigError: a word without `=`, or a name given twice.
@@ -179,7 +190,7 @@ def _merge(tree: ast.Module, own: list[ast.stmt], path: Path) -> ast.Module:
 
 
 def _first_statement(tree: ast.Module) -> int:
-    """Place of the first statement behind the text and the imports that a file begins with."""
+    """Index of the first statement behind the text and the imports that a file begins with."""
     leading = ast.Import | ast.ImportFrom | ast.Expr
     return next((at for at, node in enumerate(tree.body) if not isinstance(node, leading)), len(tree.body))
 
@@ -258,7 +269,7 @@ def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any])
     """Names must be settings or literals of the file, and values of their type."""
     literals, assigned = _literals(tree), {_target(node) for node in tree.body}
     # What only a config itself acts on would change nothing in one that does not have it.
-    settings = {n for n, setting in SETTINGS.items() if setting.simple and (n in assigned or not setting.for_config)}
+    settings = {n for n, setting in SETTINGS.items() if setting.simple and (n in assigned or not setting.config_only)}
     valid = sorted(settings | set(literals) - {"base"})
     for name, value in overrides.items():
         if name not in valid:
@@ -270,6 +281,25 @@ def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any])
         check_type(name, value, "given from outside", like=literals.get(name))
         if not _is_literal(ast.parse(repr(value), mode="eval").body):
             raise ConfigError(f"{name}={value!r} (given from outside): expected a plain, finite value.")
+
+
+def _unused(path: Path, tree: ast.Module, overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides and plain values of the file that nothing reads.
+
+    Raises:
+        ConfigError: the file sets a value that nothing reads under a name like that of a setting.
+    """
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    by_training = {name for name, setting in SETTINGS.items() if not setting.config_only}
+    plain = [name for name in _literals(tree) if not name.startswith("_") and name != "base"]
+    unused = [name for name in dict.fromkeys((*overrides, *plain)) if name not in read | by_training]
+    assigned = {_target(node) for node in tree.body}
+    mistaken = [name for name in unused if name not in SETTINGS]
+    mistaken += [name for name in _MISTAKEN if name in assigned - read - SETTINGS.keys()]
+    for name in mistaken:
+        if close := _MISTAKEN.get(name) or next(iter(difflib.get_close_matches(name, SETTINGS, 1, _SIMILAR)), None):
+            raise ConfigError(f"{path}: nothing reads {name}. Did you mean {close}? Use that name, or remove this one.")
+    return unused
 
 
 def _run(path: Path, tree: ast.Module, source: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""The settings that a config may have: names (as in GeoSeg's configs), types, defaults, and what contradicts what."""
+"""Settings of a config: names (GeoSeg's where it has them), types, defaults, contradictions; imports no torch."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from d2ls.data.loaders import begins_anywhere
 from d2ls.errors import ConfigError
 
 PROTOCOLS = ("strict", "published")
+INTERVALS = ("epoch", "step")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 MONITORS = ("val_mIoU", "val_F1", "val_OA", "val_loss", "train_loss")
 
 
@@ -15,40 +16,40 @@ class Setting:
     """A name that a config may set.
 
     Attributes:
-        kinds: types of its value; empty for an object that a config builds.
+        types: types of its value; empty for an object that a config builds.
         default: its value where a config leaves it out.
+        help: one line for the command line.
         required: whether a config must set it.
-        meaning: one line of help.
-        for_config: whether nothing but the config itself acts on it.
+        config_only: whether only the config itself reads it.
     """
 
-    kinds: tuple[type, ...]
+    types: tuple[type, ...]
     default: Any
-    meaning: str
+    help: str
     required: bool = False
-    for_config: bool = False
+    config_only: bool = False
 
     @property
     def simple(self) -> bool:
         """Whether it can be given on a command line."""
-        return bool(self.kinds)
+        return bool(self.types)
 
 
 _NONE = type(None)
 
 SETTINGS: dict[str, Setting] = {
     "max_epoch": Setting((int,), None, "epochs", required=True),
-    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process", for_config=True),
+    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process", config_only=True),
     "val_batch_size": Setting((int,), 1, "validation images of a batch, on each process"),
     "lr": Setting(
         (float,),
         None,
         "learning rate of the decoder, and of the backbone unless backbone_lr says otherwise",
-        for_config=True,
+        config_only=True,
     ),
-    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay", for_config=True),
-    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone", for_config=True),
-    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone", for_config=True),
+    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay", config_only=True),
+    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone", config_only=True),
+    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone", config_only=True),
     "ignore_index": Setting((int,), None, "label of pixels that count in no loss and no score", required=True),
     "num_classes": Setting((int,), None, "number of classes", required=True),
     "classes": Setting((tuple, list), None, "class names", required=True),
@@ -65,6 +66,7 @@ SETTINGS: dict[str, Setting] = {
     ),
     "check_val_every_n_epoch": Setting((int,), 1, "epochs from one validation to the next"),
     "pretrained_ckpt_path": Setting((str, _NONE), None, "checkpoint whose weights training starts from"),
+    "partial": Setting((bool,), False, "load what fits of pretrained_ckpt_path, and list the rest: for other classes"),
     "resume_ckpt_path": Setting(
         (str, _NONE), None, 'checkpoint of a run to continue; "last" is this run\'s own last one'
     ),
@@ -82,17 +84,30 @@ SETTINGS: dict[str, Setting] = {
     "max_skipped_batches": Setting(
         (int,), 0, "batches of an epoch that may be left out for a loss that is not finite; one more is an error"
     ),
-    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", for_config=True),
-    "backbone": Setting((str,), None, "timm model name", for_config=True),
-    "pretrained": Setting(
-        (bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file", for_config=True
+    "allow_missing_classes": Setting((bool,), False, "train although no training mask holds some class"),
+    "class_weights": Setting(
+        (str, tuple, list, _NONE), None, "balanced: weights of the loss from the pixels of each class, counted once"
     ),
-    "stages": Setting((int,), 3, "interaction stages", for_config=True),
+    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", config_only=True),
+    "backbone": Setting((str,), None, "timm model name", config_only=True),
+    "pretrained": Setting(
+        (bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file", config_only=True
+    ),
+    "stages": Setting((int,), 3, "interaction stages", config_only=True),
     "protocol": Setting(
-        (str,), "strict", "strict (never select on test or training data) or published", for_config=True
+        (str,), "strict", "strict (never select on test or training data) or published", config_only=True
     ),
     "num_workers": Setting(
-        (int,), 2, "processes that read training samples, for each training process", for_config=True
+        (int, str),
+        2,
+        "processes that read samples, for each training process; auto: by the CPU cores",
+        config_only=True,
+    ),
+    "pin_memory": Setting((bool, str), "auto", "page-locked memory for batches; auto: where a GPU takes them"),
+    "persistent_workers": Setting((bool,), True, "keep the reading processes from epoch to epoch", config_only=True),
+    "prefetch_factor": Setting((int, _NONE), None, "batches that each reading process has ready; None: PyTorch's 2"),
+    "float32_matmul_precision": Setting(
+        (str,), "highest", "highest; high multiplies in TF32 on GPUs that have it: faster, less exact; or medium"
     ),
     "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
     "compile": Setting(
@@ -102,6 +117,8 @@ SETTINGS: dict[str, Setting] = {
         (bool,), False, "compute the backbone's maps again in the backward pass instead of keeping them: less memory"
     ),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
+    "loggers": Setting((tuple, list), (), "logs beside the CSV one: tensorboard, wandb, mlflow, or Lightning objects"),
+    "callbacks": Setting((tuple, list), (), "early_stopping, or Lightning objects"),
     "net": Setting((), None, "the network", required=True),
     "loss": Setting((), None, "the loss", required=True),
     "train_dataset": Setting((), None, "training set", required=True),
@@ -110,8 +127,17 @@ SETTINGS: dict[str, Setting] = {
     "train_loader": Setting((), None, "loader of training batches", required=True),
     "val_loader": Setting((), None, "loader of validation batches", required=True),
     "optimizer": Setting((), None, "the optimiser", required=True),
-    "lr_scheduler": Setting((), None, "the schedule of the learning rate, one step an epoch"),
+    "lr_scheduler": Setting((), None, "the schedule of the learning rate"),
+    "lr_scheduler_interval": Setting((str,), "epoch", "when the schedule moves: epoch or step"),
 }
+
+
+_CHOICES = {
+    "protocol": PROTOCOLS, "monitor": MONITORS, "monitor_mode": ("max", "min"), "lr_scheduler_interval": INTERVALS,
+    "float32_matmul_precision": MATMUL_PRECISIONS, "num_workers": ("auto",), "pin_memory": ("auto",),
+    "class_weights": ("balanced",),
+}  # fmt: skip
+"""Settings that, as text, take one of a few values."""
 
 
 def check_type(name: str, value: Any, where: str, like: Any = None) -> None:
@@ -121,14 +147,14 @@ def check_type(name: str, value: Any, where: str, like: Any = None) -> None:
         ConfigError: it has another type; whole numbers pass for fractions, True and False not for numbers.
     """
     if name in SETTINGS:
-        kinds = SETTINGS[name].kinds
+        types = SETTINGS[name].types
     else:
-        kinds = () if like is None else (tuple, list) if isinstance(like, tuple | list) else (type(like),)
-    if not kinds or (isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)):
+        types = () if like is None else (tuple, list) if isinstance(like, tuple | list) else (type(like),)
+    if not types or (isinstance(value, types) and not (isinstance(value, bool) and bool not in types)):
         return
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    if float in types and isinstance(value, int) and not isinstance(value, bool):
         return
-    expected = " or ".join("None" if kind is _NONE else kind.__name__ for kind in kinds)
+    expected = " or ".join("None" if kind is _NONE else kind.__name__ for kind in types)
     raise ConfigError(f"{name}={value!r} ({where}): expected {expected}, found {type(value).__name__}.")
 
 
@@ -139,12 +165,17 @@ def check_contradictions(settings: Any) -> None:
         ConfigError: quotes the setting as the user wrote it.
     """
     for name in ("max_epoch", "train_batch_size", "val_batch_size", "check_val_every_n_epoch", "num_nodes",
-                 "accumulate_grad_batches", "num_classes"):  # fmt: skip
-        _refuse(getattr(settings, name) < 1, settings, name, "expected at least 1")
+                 "accumulate_grad_batches", "num_classes", "prefetch_factor"):  # fmt: skip
+        value = getattr(settings, name)
+        _refuse(value is not None and value < 1, settings, name, "expected at least 1")
     for name in ("num_workers", "seed", "save_every_n_steps", "max_skipped_batches"):
-        _refuse(getattr(settings, name) < 0, settings, name, "expected at least 0")
-    for name, choices in (("protocol", PROTOCOLS), ("monitor", MONITORS), ("monitor_mode", ("max", "min"))):
-        _refuse(getattr(settings, name) not in choices, settings, name, f"expected one of {', '.join(choices)}")
+        value = getattr(settings, name)
+        _refuse(isinstance(value, int) and value < 0, settings, name, "expected at least 0")
+    for name, choices in _CHOICES.items():
+        value = getattr(settings, name)
+        _refuse(
+            isinstance(value, str) and value not in choices, settings, name, f"expected one of {', '.join(choices)}"
+        )
     _refuse(settings.seed >= 2**32, settings, "seed", "expected less than 2**32")
     _refuse(settings.save_top_k < -1, settings, "save_top_k", "expected a number, or -1 for all")
     _refuse(settings.weights_name == "last", settings, "weights_name", "this is the name of the last checkpoint")
@@ -171,13 +202,22 @@ def check_contradictions(settings: Any) -> None:
     for name in ("save_every_n_steps", "auto_resume"):
         needs_last = bool(getattr(settings, name)) and not settings.save_last
         _refuse(needs_last, settings, name, "it needs the last checkpoint: set save_last=True")
-    inside = settings.save_every_n_steps and not begins_anywhere(settings.train_loader)
-    _refuse(
-        inside, settings, "save_every_n_steps",
-        "train_loader cannot begin inside an epoch; make it with d2ls.data.loaders.training_loader",
-    )  # fmt: skip
+    _check_schedule(settings)
     clip = settings.gradient_clip_val
     _refuse(clip is not None and clip <= 0, settings, "gradient_clip_val", "expected a norm above 0, or None")
+
+
+def _check_schedule(settings: Any) -> None:
+    """Refuse a schedule that would move by another count, or follow the monitor in the wrong direction."""
+    mode, steps = (getattr(settings.lr_scheduler, name, None) for name in ("mode", "total_steps"))
+    wrong_mode = mode in ("min", "max") and mode != settings.monitor_mode
+    _refuse(wrong_mode, settings, "monitor_mode", f"lr_scheduler follows {settings.monitor} with mode={mode!r}")
+    by_epoch = steps is not None and settings.lr_scheduler_interval == "epoch" and steps != settings.max_epoch
+    _refuse(
+        by_epoch, settings, "lr_scheduler_interval",
+        f"lr_scheduler ends after total_steps={steps}, and it moves max_epoch={settings.max_epoch} times. Set "
+        "lr_scheduler_interval='step' for a schedule that counts steps",
+    )  # fmt: skip
 
 
 def _refuse(wrong: bool, settings: Any, name: str, reason: str) -> None:

@@ -98,7 +98,7 @@ def test_a_setting_that_the_config_itself_must_use_is_unknown_where_it_does_not(
 
 def test_an_override_that_nothing_reads_is_told(tmp_path: Path) -> None:
     path = config(tmp_path, "stages = 3\ncrop = 5\nside = crop * 2\n")
-    assert load_config(path, {"stages": 2, "crop": 6, "max_epoch": 4}).idle == ("stages",)
+    assert load_config(path, {"stages": 2, "crop": 6, "max_epoch": 4}).unused == ("stages",)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from d2ls.cli.common import EXIT_PROBLEMS, parser
-from d2ls.config import load_config, parse_overrides
 from d2ls.settings import SETTINGS
-from d2ls.training.preflight import check
-from d2ls.training.trainer import train
 
 EXAMPLES = """examples:
   python train.py -c config/demo/d2ls.py                     draws its own data; a few minutes on a CPU
@@ -27,7 +22,7 @@ settings (and all plain values of the config itself):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and train."""
-    listed = "\n".join(f"  {name:24} {setting.meaning}" for name, setting in SETTINGS.items() if setting.simple)
+    listed = "\n".join(f"  {name:24} {setting.help}" for name, setting in SETTINGS.items() if setting.simple)
     command = parser("Train a network as a config file says.", EXAMPLES + listed)
     command.add_argument(
         "-c", "--config", required=True, metavar="FILE", help="config file, such as config/potsdam/d2ls.py"
@@ -41,8 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train, validate, save, reload and test on one small image, and say what was verified; leaves nothing",
     )
     options = command.parse_intermixed_args(arguments)
+    from rich.console import Console  # noqa: PLC0415  (--help need not wait for torch)
+
+    from d2ls.config import load_config, parse_overrides  # noqa: PLC0415
+    from d2ls.training.preflight import check  # noqa: PLC0415
+    from d2ls.training.trainer import train  # noqa: PLC0415
+
     settings = load_config(options.config, parse_overrides(options.settings))
-    for name in settings.idle:
+    for name in settings.unused:
         print(f"note: {name} changes nothing: {settings.path} does not use it", file=sys.stderr)
     if options.check:
         return tell(check(settings, Console(soft_wrap=True)))
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tell(problems: list[str]) -> int:
-    """Print what a check found; returns the exit code."""
+    """Print the problems that a check found; returns the exit code."""
     for problem in problems:
         print(f"problem: {problem}", file=sys.stderr)
     if not problems:

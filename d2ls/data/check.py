@@ -55,20 +55,22 @@ def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
     return [problem for problems in found for problem in problems]
 
 
-def count_labels(dataset: Any, progress: Progress | None = None) -> LabelCounts:
-    """Read every mask and count its labels.
+def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequence[int] | None = None) -> LabelCounts:
+    """Read every mask, or some of them, and count its labels.
 
     Args:
         dataset: a `SegmentationDataset`, or any other whose samples have a "mask".
         progress: called after each image.
+        indices: images whose masks are read; None: all.
 
     Raises:
         DataError: the folders cannot be listed.
     """
     counts = LabelCounts(np.zeros(256, np.int64), [])
     threads = THREADS if isinstance(dataset, SegmentationDataset) else 1
+    chosen = range(len(dataset)) if indices is None else indices
     with torch.random.fork_rng(devices=[]):  # a data set of the user's own may draw random numbers
-        for pixels in _run(partial(_labels_of, dataset), range(len(dataset)), progress, threads):
+        for pixels in _run(partial(_labels_of, dataset), chosen, progress, threads):
             if isinstance(pixels, str):
                 counts.problems.append(pixels)
             else:

@@ -1,26 +1,30 @@
-"""Writing checkpoints so that a process killed at any moment leaves a whole one behind."""
+"""Checkpoint files of a run: whole at any moment, of one run alone, apart from those of earlier runs."""
 
 import contextlib
+import json
 import os
 import re
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from d2ls.errors import CheckpointError
+from d2ls.errors import CheckpointError, ConfigError
 
 LAST = "last"  # name of the newest checkpoint's file, without .ckpt
-PATIENCE = 3600.0  # seconds without a change after which another machine's unfinished file is given up
+STALE_AFTER = 3600.0  # seconds without a change after which another machine's unfinished file is given up
 _PART = re.compile(r"\..+\.ckpt\.(?P<host>.+)\.(?P<process>\d+)\.part")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's way to checkpoint files: each is replaced as a whole, and the newest one keeps the one before it.
+    """Writer of checkpoint files: each is replaced as a whole, and the newest one keeps the one before it.
 
     Args:
         continued: whether the run goes on from its own last checkpoint; otherwise the first one that is written takes
@@ -30,6 +34,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     def __init__(self, *, continued: bool = False) -> None:
         super().__init__()
         self._keeps = continued
+
+    def keep_none(self) -> None:
+        """Let the next checkpoint replace the newest one without keeping it."""
+        self._keeps = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; called on the first process alone."""
@@ -76,7 +84,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of checkpoints and see that it can be written, before an epoch is spent on what it shall hold.
+    """Make the folder of checkpoints and check that it can be written, before an epoch is spent.
 
     Raises:
         CheckpointError: it cannot.
@@ -89,8 +97,62 @@ def prepare_folder(folder: Path) -> None:
         raise CheckpointError(f"weights_path={str(folder)!r} cannot be written: {error.strerror or error}.") from error
 
 
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder of checkpoints until the end of the block or of the process.
+
+    Raises:
+        ConfigError: another process holds it; names the process and its host.
+    """
+    file, holder = (folder.with_name(f".{folder.name}.{ending}") for ending in ("lock", "running.json"))
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        found = {"process": "?", "host": "?", "since": "?"}
+        with contextlib.suppress(OSError, ValueError):
+            found |= json.loads(holder.read_text(encoding="utf-8"))
+        raise ConfigError(
+            f"weights_path={str(folder)!r}: process {found['process']} on {found['host']} has been training into this "
+            f"folder since {found['since']}. Wait for its end, or give this run a weights_name or weights_path of its "
+            "own."
+        ) from error
+    since = datetime.now().isoformat(" ", "seconds")
+    told = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since})
+    try:
+        holder.write_text(told, encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def archive_earlier(folder: Path, weights_name: str) -> Path | None:
+    """Move the checkpoints of earlier runs into a sub-folder named by the time of the newest one.
+
+    Returns:
+        The sub-folder; None where there were none.
+    """
+    stems = (LAST, f"{LAST}-previous", weights_name)
+    earlier = [
+        path for path in sorted(folder.glob("*.ckpt")) if path.stem in stems or path.stem.startswith(f"{weights_name}-")
+    ]
+    if not earlier:
+        return None
+    newest = datetime.fromtimestamp(max(path.stat().st_mtime for path in earlier))
+    target = folder / f"{newest:%Y-%m-%d_%H-%M-%S}"
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{newest:%Y-%m-%d_%H-%M-%S}_{number}")
+    target.mkdir()
+    for path in earlier:
+        path.rename(target / path.name)
+    return target
+
+
 def previous_of(path: Path) -> Path:
-    """Where the checkpoint before the newest is kept."""
+    """Path under which the checkpoint before the newest is kept."""
     return path.with_name(f"{path.stem}-previous{path.suffix}")
 
 
@@ -110,7 +172,7 @@ def clear_leftovers(folder: Path) -> list[Path]:
     return found
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Rename a checkpoint that cannot be read, so that nothing takes it for one again."""
     aside = path.with_name(f"{path.stem}-unreadable{path.suffix}")
     with contextlib.suppress(FileNotFoundError):
@@ -148,7 +210,7 @@ def _sync(folder: Path) -> None:
 def _is_written(path: Path, host: str, process: int) -> bool:
     """Whether the writer of an unfinished file may still live."""
     if host != socket.gethostname():
-        return time.time() - path.stat().st_mtime < PATIENCE
+        return time.time() - path.stat().st_mtime < STALE_AFTER
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,99 +1,187 @@
-"""The LightningModule of a config: network, loss, metrics and optimiser, in the steps of a training run."""
+"""The LightningModule: network, loss, optimiser and schedule in the steps of a training run."""
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import SumMetric
 
-from d2ls.checkpoint import KEY, describe, position_of
+from d2ls.checkpoint import KEY, describe
 from d2ls.config import Settings
+from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.distributed import average
-from d2ls.errors import ConfigError, DataError
+from d2ls.errors import ConfigError, D2LSError, DataError
 from d2ls.metrics import Scores, SegmentationMetrics
 from d2ls.optim import resume_schedule
-from d2ls.training.resume import begin_loader, position
-from d2ls.training.skipped import SkippedBatches
+from d2ls.training.distributed import is_lost_connection
+from d2ls.training.non_finite import SkippedBatches, StepLoss
 
 
 class SegmentationModule(pl.LightningModule):
-    """Network, loss, metrics and optimiser of a config, in the steps of a training run.
+    """Network, loss, metrics and optimiser of a segmentation run, for `d2ls.training.trainer` or any `pl.Trainer`.
+
+    Batches are dicts of "image" (B, bands, H, W), float and normalised or uint8 (normalised here, on the device),
+    "mask" (B, H, W) of any integer type, and "path", the names of the images for messages.
+
+    Logged: `train_<term>` of each loss term (unless `log_terms` is False), `val_loss`, `val_mIoU`, `val_F1`, `val_OA`
+    and `val_IoU/<class>`.
 
     Args:
-        settings: a config as `load_config` read it.
+        net: images to logits (B, K, H, W) in evaluation; in training to whatever `loss` takes.
+        loss: `loss(net(image), mask)` gives a scalar, or a dict of scalars of which "loss" is the total.
+        optimizer: over the parameters of `net`.
+        lr_scheduler: schedule of that optimiser; `ReduceLROnPlateau` follows `monitor`.
+        spec: the data set's classes; or give `classes` and `ignore_index`.
+        classes: class names, in index order.
+        ignore_index: label of the pixels that count in no loss and no score.
+        lr_scheduler_interval: "epoch" or "step": when the schedule moves.
+        monitor: score that `ReduceLROnPlateau` follows.
+        seed: seeds each step by its epoch and number, so that resumed runs repeat exactly; None does not seed.
+        max_skipped_batches: batches of an epoch that may be left out for a loss that is not finite. Above 0, each step
+            waits for the device.
+        channels_last: keep images and maps in NHWC memory order.
+
+    Raises:
+        ConfigError: neither `spec` nor both of `classes` and `ignore_index` are given.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler | None = None,
+        *,
+        spec: DatasetSpec | None = None,
+        classes: Sequence[str] | None = None,
+        ignore_index: int | None = None,
+        lr_scheduler_interval: str = "epoch",
+        monitor: str = "val_mIoU",
+        seed: int | None = None,
+        max_skipped_batches: int = 0,
+        channels_last: bool = False,
+    ) -> None:
         super().__init__()
-        self.settings = settings
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.net: torch.nn.Module = settings.net.to(memory_format=self.memory_format)
-        if settings.checkpoint_backbone:
-            _checkpoint_backbone(self.net)
-        if settings.compile:
-            self.net.compile()
-        self.loss: torch.nn.Module = settings.loss
-        self.spec = getattr(settings.val_dataset, "spec", None)
-        scored = None if self.spec is None else self.spec.scored
-        self.metrics = SegmentationMetrics(settings.num_classes, settings.ignore_index, scored)
+        if spec is not None:
+            classes, ignore_index = classes or spec.classes, spec.ignore_index if ignore_index is None else ignore_index
+        if classes is None or ignore_index is None:
+            raise ConfigError("SegmentationModule: give spec=, a DatasetSpec, or both classes= and ignore_index=.")
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net: nn.Module = net.to(memory_format=self.memory_format)
+        self.loss = loss
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.interval, self.monitor, self.seed = lr_scheduler_interval, monitor, seed
+        self.spec, self.classes, self.ignore_index = spec, tuple(classes), ignore_index
+        self.metrics = SegmentationMetrics(len(classes), ignore_index, None if spec is None else spec.scored)
         # Not torchmetrics' MeanMetric: where it lets NaN pass, it leaves out the weights.
         self.val_losses, self.val_images = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.scores: Scores | None = None  # of this epoch's validation
-        self.skipped = SkippedBatches(settings.max_skipped_batches)
-        self._left_out = False  # whether a batch of this step was
+        self.skipped = SkippedBatches(max_skipped_batches)
+        self.log_terms = True  # switched off by callbacks that log them in another way
+        self._unchecked: StepLoss | None = None
+        self._left_out = False  # whether a batch of this optimiser step was
+        scale, offset = _normalisation(spec)
+        self.register_buffer("scale", torch.from_numpy(scale)[:, None, None], persistent=False)
+        self.register_buffer("offset", torch.from_numpy(offset)[:, None, None], persistent=False)
 
-    def setup(self, stage: str) -> None:
-        """Log at least one step of an epoch; only now the number of processes that share it is known."""
-        self.trainer.log_every_n_steps = min(10, len(self.settings.train_loader))  # type: ignore[attr-defined]
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "SegmentationModule":
+        """The module of a config.
+
+        Raises:
+            ConfigError: `checkpoint_backbone=True` with a network that cannot do it.
+        """
+        if settings.checkpoint_backbone:
+            _checkpoint_backbone(settings.net)
+        if settings.compile:
+            settings.net.compile()
+        return cls(
+            settings.net, settings.loss, settings.optimizer, settings.lr_scheduler,
+            spec=getattr(settings.val_dataset, "spec", None), classes=settings.classes,
+            ignore_index=settings.ignore_index, lr_scheduler_interval=settings.lr_scheduler_interval,
+            monitor=settings.monitor, seed=settings.seed, max_skipped_batches=settings.max_skipped_batches,
+            channels_last=settings.channels_last,
+        )  # fmt: skip
 
     def forward(self, image: Tensor) -> Any:
-        """What the network makes of an image batch (B, 3, H, W)."""
+        """The network's output for normalised images (B, bands, H, W)."""
         return self.net(image.contiguous(memory_format=self.memory_format))
 
-    def on_train_start(self) -> None:
-        """See to the last epoch where a run goes on inside it."""
-        self._validate_last_epoch()
+    def on_after_batch_transfer(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
+        """Normalise uint8 images and widen masks on the device: both travel as bytes."""
+        changed = dict(batch)
+        if batch["image"].dtype == torch.uint8:
+            changed["image"] = batch["image"] * self.scale + self.offset
+        if "mask" in batch:
+            changed["mask"] = batch["mask"].long()
+        return changed
 
     def on_train_epoch_start(self) -> None:
         """Forget the epoch before."""
         self.scores, self.skipped.in_epoch = None, 0
-        self._validate_last_epoch()
 
     def on_train_batch_start(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Seed each step by its place, so that a resumed run drops the paths that an uninterrupted one would."""
-        place = (self.settings.seed, self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        """Seed each step by its position, so that a resumed run drops the paths that an uninterrupted one would."""
+        if self.seed is not None:
+            position = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
-        """The total loss of a batch as "loss", and the mean of each term over the processes as "terms".
+        """One batch; nothing here waits for the device unless batches may be skipped.
 
-        A batch whose loss is not finite has no terms and no gradients; too many of them are an error.
+        Returns:
+            "loss", the total with its graph; "terms", the mean of each term over the processes, (T,) on the device,
+            None where the batch is left out; "names" of the terms.
         """
-        terms = self.loss(self(batch["image"]), batch["mask"])
-        # One exchange for all terms: every process learns of a loss that is not finite, and none is left waiting.
-        means = average(torch.stack([term.detach() for term in terms.values()])).tolist()
-        logged = dict(zip(terms, means, strict=True))
-        self.log("train_loss", logged["loss"], on_step=True, on_epoch=False, prog_bar=True, logger=False)
-        if math.isfinite(logged["loss"]):
-            return {"loss": terms["loss"], "terms": logged}
-        folder = Path(self.logger.log_dir) if self.logger is not None and self.logger.log_dir else None
-        self.skipped.add(folder, self.current_epoch, self.global_step, terms, batch["path"])
-        self._left_out = True
-        return {"loss": sum(parameter.sum() * 0 for parameter in self.parameters()), "terms": {}}
+        self.check_last_loss()
+        terms = self._terms(batch)
+        own = torch.stack([term.detach().float() for term in terms.values()])
+        means = average(
+            own
+        )  # one exchange: every process learns of a loss that is not finite, and none is left waiting
+        paths = list(batch.get("path", ()))
+        step = StepLoss(tuple(terms), means, own, self.current_epoch, self.global_step, paths)
+        if self.skipped.allowed and not step.is_finite():
+            self.skipped.add(self._log_folder(), step)
+            self._left_out = True
+            return {"loss": sum(parameter.sum() * 0 for parameter in self.parameters()), "terms": None, "names": ()}
+        self._unchecked = step
+        if not terms["loss"].requires_grad:
+            self.check_last_loss()
+            raise ConfigError("loss: its value does not depend on the parameters of net: nothing can be learnt.")
+        if self.log_terms:
+            named = {f"train_{name}": value for name, value in zip(terms, means, strict=True)}
+            self.log_dict(named, on_step=True, on_epoch=True, batch_size=len(batch["image"]))
+        return {"loss": terms["loss"], "terms": means, "names": tuple(terms)}
+
+    def check_last_loss(self) -> None:
+        """Refuse the loss of the step before if it was not finite; read this late, it keeps no step waiting.
+
+        Raises:
+            DataError: it was not; names the images.
+        """
+        step, self._unchecked = self._unchecked, None
+        if step is not None and not step.is_finite():
+            self.skipped.add(self._log_folder(), step)
 
     def on_after_backward(self) -> None:
         """Name parameters without a gradient in the first step: DDP would wait for it and fail in the second."""
-        strategy = self.settings.strategy
-        if self.global_step or not isinstance(self.trainer.strategy, DDPStrategy) or strategy.endswith("_true"):
+        strategy = self.trainer.strategy
+        if self.global_step or not isinstance(strategy, DDPStrategy):
+            return
+        if getattr(strategy.model, "find_unused_parameters", False):
             return
         if unused := [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]:
             raise ConfigError(
-                f"strategy={strategy!r}: {len(unused)} parameters have no gradient (first: {unused[0]}). Leave them "
+                f"strategy='ddp': {len(unused)} parameters have no gradient (first: {unused[0]}). Leave them "
                 "out of the network, freeze them with requires_grad_(False), or set "
                 "strategy='ddp_find_unused_parameters_true', which is slower."
             )
@@ -104,15 +192,25 @@ class SegmentationModule(pl.LightningModule):
             self.zero_grad(set_to_none=True)  # a gradient of 0 would let momentum and decay move them
         self._left_out = False
 
+    def on_validation_start(self) -> None:
+        """Refuse the last step's loss if it was not finite."""
+        self.check_last_loss()
+
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """Count the pixels of a batch by true and predicted class."""
         if "mask" not in batch:
             raise DataError(f"{batch['path'][0]}: a validation image without a mask cannot be scored.")
         mask, images = batch["mask"], len(batch["image"])
-        if getattr(getattr(self.settings.val_loader, "sampler", None), "is_padding", False):
-            mask, images = torch.full_like(mask, self.settings.ignore_index), 0
-        logits = self(batch["image"])
-        self.val_losses.update(self.loss(logits, mask)["loss"] * images)
+        if getattr(getattr(self.trainer.val_dataloaders, "sampler", None), "is_padding", False):
+            mask, images = torch.full_like(mask, self.ignore_index), 0
+        logits = _call("net", self, batch["image"])
+        if not isinstance(logits, Tensor) or logits.shape[:2] != (len(mask), len(self.classes)):
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ConfigError(
+                f"net gives {found} in evaluation; expected logits (B, K, H, W) with B={len(mask)} images and "
+                f"K={len(self.classes)} classes."
+            )
+        self.val_losses.update(self._named(_call("loss", self.loss, logits, mask))["loss"] * images)
         self.val_images.update(images)
         self.metrics.update(logits, mask)
 
@@ -126,38 +224,94 @@ class SegmentationModule(pl.LightningModule):
         means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
         self.log_dict(means, prog_bar=True, sync_dist=True)
         iou = self.scores["per_class"]["IoU"].tolist()
-        by_class = {f"val_IoU/{name}": value for name, value in zip(self.settings.classes, iou, strict=True)}
+        by_class = {f"val_IoU/{name}": value for name, value in zip(self.classes, iou, strict=True)}
         self.log_dict(by_class, sync_dist=True)
 
+    def on_train_epoch_end(self) -> None:
+        """Refuse the last step's loss if it was not finite."""
+        self.check_last_loss()
+
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule of the config; the schedule moves once an epoch."""
-        chosen: dict[str, Any] = {"optimizer": self.settings.optimizer}
-        if self.settings.lr_scheduler is not None:
-            chosen["lr_scheduler"] = {"scheduler": self.settings.lr_scheduler, "interval": "epoch"}
-        return chosen
+        """Optimiser, with fused kernels on CUDA, and schedule."""
+        if self.device.type == "cuda":
+            for group in self.optimizer.param_groups:
+                if group.get("fused", True) is None and not group.get("foreach") and not group.get("differentiable"):
+                    group["fused"] = True
+        if self.lr_scheduler is None:
+            return self.optimizer
+        schedule: dict[str, Any] = {"scheduler": self.lr_scheduler, "interval": self.interval}
+        if isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            monitor = "train_loss_epoch" if self.monitor == "train_loss" else self.monitor
+            every = self.trainer.check_val_every_n_epoch or 1
+            schedule |= {"interval": "epoch", "frequency": every, "monitor": monitor, "strict": False}
+        return {"optimizer": self.optimizer, "lr_scheduler": schedule}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let a run that goes on follow the learning rates, weight decay and length that the config has now."""
+        """Let a run that goes on follow the learning rates, weight decay and length that it is given now."""
+        schedules = checkpoint["lr_schedulers"]
         resume_schedule(
-            self.settings.optimizer, self.settings.lr_scheduler, checkpoint["optimizer_states"][0],
-            next(iter(checkpoint["lr_schedulers"]), None),
-        )  # fmt: skip
-        begin_loader(self.settings.train_loader, position_of(checkpoint))
-        self.skipped.in_epoch, self.skipped.in_run = checkpoint[KEY].get("skipped", (0, 0))
+            self.optimizer, self.lr_scheduler, checkpoint["optimizer_states"][0], next(iter(schedules), None)
+        )
+        self.skipped.in_epoch, self.skipped.in_run = checkpoint.get(KEY, {}).get("skipped", (0, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the network without the config (arguments, classes, colours), and how far the run is."""
-        checkpoint[KEY] = describe(self.net, self.spec) | {
-            "position": position(self.trainer, self.settings.train_loader),
-            "skipped": [self.skipped.in_epoch, self.skipped.in_run],
-        }
+        """Add what rebuilds the network without its config: arguments, classes, colours."""
+        self.check_last_loss()
+        skipped = [self.skipped.in_epoch, self.skipped.in_run]
+        checkpoint[KEY] = checkpoint.get(KEY, {}) | describe(self.net, self.spec) | {"skipped": skipped}
 
-    def _validate_last_epoch(self) -> None:
-        if self.current_epoch + 1 == self.trainer.max_epochs:
-            self.trainer.check_val_every_n_epoch = 1
+    def _terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        if "mask" not in batch:
+            raise DataError(f"{batch['path'][0]}: no mask; training needs one for each image.")
+        return self._named(_call("loss", self.loss, _call("net", self, batch["image"]), batch["mask"]))
+
+    def _named(self, value: Any) -> dict[str, Tensor]:
+        """The loss's scalars by name."""
+        terms = {"loss": value} if isinstance(value, Tensor) else value
+        if not isinstance(terms, Mapping) or "loss" not in terms:
+            found = sorted(terms) if isinstance(terms, Mapping) else type(value).__name__
+            raise ConfigError(f"loss gives {found}; expected a scalar, or a dict of scalars with the total as 'loss'.")
+        if wrong := [name for name, term in terms.items() if not isinstance(term, Tensor) or term.numel() != 1]:
+            found = getattr(terms[wrong[0]], "shape", type(terms[wrong[0]]).__name__)
+            raise ConfigError(f"loss: {wrong[0]!r} is {found}; expected a scalar tensor. Reduce it, e.g. by its mean.")
+        return {name: term.reshape(()) for name, term in terms.items()}
+
+    def _log_folder(self) -> Path | None:
+        folder = self.logger.log_dir if self.logger is not None else None
+        return Path(folder) if folder else None
 
 
-def _checkpoint_backbone(net: torch.nn.Module) -> None:
+def _normalisation(spec: DatasetSpec | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Factor and summand of each band of raw images; ImageNet's where no data set tells its own."""
+    if spec is not None and spec.std:
+        return spec.scale_and_offset()
+    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
+    return (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call the config's net or loss; what they raise on their input becomes one message.
+
+    Raises:
+        ConfigError: they cannot take what they are given; the original error is its cause.
+    """
+    try:
+        return function(*arguments)
+    except D2LSError:
+        raise
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or is_lost_connection(error):
+            raise
+        shapes = " and ".join(
+            str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__ for given in arguments
+        )
+        raise ConfigError(
+            f"{name} fails on {shapes}: {type(error).__name__}: {error}. docs/configs.md says what {name} must take "
+            "and give; --debug shows where it happens."
+        ) from error
+
+
+def _checkpoint_backbone(net: nn.Module) -> None:
     checkpoint = getattr(getattr(net, "backbone", None), "checkpoint_gradients", None)
     if checkpoint is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A trial of everything that training and testing do, on one small image, before days are spent on it."""
+"""Preflight: training, validation, checkpoint and test of a config on one small image (`train.py --check`)."""
 
 import contextlib
 import copy
@@ -29,18 +29,18 @@ from d2ls.inference import tta
 from d2ls.inference.predictor import Network, whole_images
 from d2ls.inference.results import Masks
 from d2ls.training.checkpoint_io import WholeCheckpoints
-from d2ls.training.labels_check import SAMPLES, check_labels
+from d2ls.training.data_check import SAMPLES, check_all_headers, check_classes, check_labels
 from d2ls.training.module import SegmentationModule
 from d2ls.training.resume import choose_start
 from d2ls.training.trainer import initial_weights
 
-SIDE = 128  # of the image that is tried, in pixels
+SIDE = 128  # pixels of the image
 COPIES = 4  # checkpoints that the disk must have room for: best, last, the one before it, the one being written
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one part of the trial."""
+    """Outcome of one part of a preflight."""
 
     part: str
     text: str
@@ -49,8 +49,8 @@ class Finding:
 
 
 @dataclass
-class Trial:
-    """The parts of a trial, in order; each gives a line of what it verified, or raises what it found.
+class Preflight:
+    """The parts of a preflight, in order; each returns a line about what it verified, or raises the problem.
 
     Attributes:
         settings: a config as `load_config` read it; its network is trained by one step.
@@ -76,7 +76,7 @@ class Trial:
             "checkpoint": self.save,
             "network from the checkpoint": self.reload,
             "mask of a test": self.predict,
-            "room for checkpoints": self.look_for_room,
+            "room for checkpoints": self.check_disk_space,
         }
 
     def read(self, split: str) -> str:
@@ -94,16 +94,18 @@ class Trial:
         return f"{len(dataset)}; the first of {width} x {height} pixels, {labels}"
 
     def compare_labels(self) -> str:
-        """Compare the labels of some masks with the classes."""
+        """Read all headers, compare the labels of some masks with the classes, and look for every class."""
+        check_all_headers(self.settings)
         check_labels(self.settings)
-        return f"of {SAMPLES} images of each split: all are one of {self.settings.num_classes} classes, or ignored"
+        warnings = "".join(f"; {note}" for note in check_classes(self.settings))
+        return f"of {SAMPLES} images of each split: all are classes or ignored; no class is missing{warnings}"
 
     def start(self) -> str:
         """Load the weights that training starts from."""
         start = choose_start(self.settings)
-        initial_weights(self.settings, start.checkpoint)
+        notes = initial_weights(self.settings, start.checkpoint)
         count = sum(parameter.numel() for parameter in self.settings.net.parameters())
-        return f"{count / 1e6:.2f} million parameters" + "".join(f"; {note}" for note in start.notes)
+        return f"{count / 1e6:.2f} million parameters" + "".join(f"; {note}" for note in (*notes, *start.notes))
 
     def train(self) -> str:
         """One step of training and a validation, through Lightning, on the config's device and in its precision."""
@@ -112,7 +114,7 @@ class Trial:
             backbone.pending = False  # a problem that has been told; the rest can be tried without these weights
         self._check_optimizer()
         loaders = self._loader("train"), self._loader("val")
-        module = SegmentationModule(self.settings.replaced(train_loader=loaders[0], val_loader=loaders[1]))
+        module = SegmentationModule.from_settings(self.settings)
         before = {name: p.detach().cpu().clone() for name, p in module.net.named_parameters() if p.requires_grad}
         trainer = self._build_trainer()
         trainer.fit(module, *loaders)
@@ -121,14 +123,14 @@ class Trial:
         changed = sum(not torch.equal(value, after[name].detach().cpu()) for name, value in before.items())
         if not changed and "16" not in str(self.settings.precision):  # there, a first step may be left out
             raise ConfigError("the training step changed no weight. Is every learning rate above 0?")
-        loss, scores = trainer.callback_metrics["train_loss"].item(), module.scores
+        loss, scores = trainer.callback_metrics["train_loss_step"].item(), module.scores
         shown = "" if scores is None else f"; validation mIoU {100 * scores['mIoU']:.1f} %"
         return f"loss {loss:.3f}, {changed} of {len(before)} trainable tensors changed{shown}"
 
     def save(self) -> str:
         """Write a checkpoint and read it back."""
         trainer, net = self._trained()
-        path = self.folder / "trial.ckpt"
+        path = self.folder / "preflight.ckpt"
         trainer.save_checkpoint(path)
         read = read_checkpoint(path)
         state = net.state_dict()
@@ -171,13 +173,13 @@ class Trial:
         index = segment(self._small("test" if "test" in self._samples else "val")["image"][None])[0].numpy()
         for coloured in (False, True):
             masks = Masks(self.folder / f"masks{coloured}", spec, coloured=coloured)
-            masks.write("trial", index)
-            if not np.array_equal(masks.read("trial"), index):
+            masks.write("preflight", index)
+            if not np.array_equal(masks.read("preflight"), index):
                 raise DataError(f"a {'colour' if coloured else 'index'} mask differs once written and read.")
         return f"indices and colours, {index.shape[1]} x {index.shape[0]} pixels, read back as they were"
 
-    def look_for_room(self) -> str:
-        """Whether the folder of checkpoints can be written, and its disk has room for them."""
+    def check_disk_space(self) -> str:
+        """Check that the folder of checkpoints can be written, and that its disk has room for them."""
         wanted = Path(self.settings.weights_path).absolute()
         there = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
@@ -190,7 +192,7 @@ class Trial:
         return f"{free / 1e9:.1f} GB free in {there}, {size / 1e9:.2f} GB needed"
 
     def _seen(self, mask: Tensor) -> str:
-        """Which classes a mask has."""
+        """Classes of a mask, in words."""
         classes = self.settings.classes
         absent = [name for index, name in enumerate(classes) if not (mask == index).any()]
         missing = f" (not {', '.join(absent)})" if absent else ""
@@ -225,7 +227,7 @@ class Trial:
         return DataLoader(samples, collate_fn=getattr(self.settings, f"{split}_loader").collate_fn)
 
     def _small(self, split: str) -> dict[str, Any]:
-        """A sample around one of its labelled pixels; without data, one that is made up."""
+        """A sample around one of its labelled pixels; without data, a random one."""
         sample = self._samples.get(split)
         if sample is None:
             generator = torch.Generator().manual_seed(0)
@@ -248,13 +250,13 @@ def check(settings: Settings, console: Console) -> list[str]:
     findings: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # the crop of the training image is drawn
-        for part, function in Trial(settings, Path(folder)).parts().items():
+        for part, function in Preflight(settings, Path(folder)).parts().items():
             begin, is_problem = time.perf_counter(), False
             try:
                 text = function()
             except _NotTriedError as reason:
                 text = f"not tried: {reason}"
-            except Exception as error:  # whatever a network or a data set of the user's own may raise
+            except Exception as error:  # a network or a data set of the user's own may raise anything
                 ours = type(error).__module__ == ConfigError.__module__
                 text, is_problem = str(error) if ours else f"{type(error).__name__}: {error}", True
             findings.append(Finding(part, text, time.perf_counter() - begin, is_problem))
@@ -275,7 +277,7 @@ def _same(one: Tensor, other: Tensor | None) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice from the terminal: it is about this trial, not about the run."""
+    """Keep Lightning's advice from the terminal: it is about the preflight, not about the run."""
     log = logging.getLogger("pytorch_lightning")
     level = log.level
     log.setLevel(logging.ERROR)

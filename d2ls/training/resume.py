@@ -1,27 +1,32 @@
-"""Where a training run starts: anew, or where an earlier one was stopped."""
+"""Start, last checkpoint and graceful end of a run: what lets it go on where it was stopped."""
 
+import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from torch.utils.data import DataLoader
 
-from d2ls.checkpoint import Checkpoint, read_checkpoint
+from d2ls.checkpoint import KEY, Checkpoint, position_of, read_checkpoint
 from d2ls.config import Settings
 from d2ls.data.loaders import begins_anywhere
-from d2ls.errors import CheckpointError, ConfigError
-from d2ls.training.checkpoint_io import LAST, clear_leftovers, previous_of, set_aside
+from d2ls.errors import CheckpointError, ConfigError, Terminated
+from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, clear_leftovers, previous_of, quarantine
 
 
 @dataclass
 class Start:
-    """What a run starts from.
+    """Start of a run: anew, or from a checkpoint.
 
     Attributes:
-        checkpoint: what it goes on from; None: it starts anew.
+        checkpoint: the one that it goes on from; None: it starts anew.
         own: whether that is its own last checkpoint (or the one before it).
-        notes: what the user should know, one line each.
+        notes: for the user, one line each.
         unreadable: checkpoints that were passed over.
     """
 
@@ -29,6 +34,10 @@ class Start:
     own: bool = False
     notes: list[str] = field(default_factory=list)
     unreadable: list[Path] = field(default_factory=list)
+
+    def is_anew(self, folder: Path) -> bool:
+        """Whether checkpoints that lie in a folder are those of another run."""
+        return self.checkpoint is None or self.checkpoint.path.parent.resolve() != folder.resolve()
 
 
 def choose_start(settings: Settings) -> Start:
@@ -61,10 +70,10 @@ def own_last(settings: Settings) -> Path:
 
 
 def tidy(settings: Settings, start: Start) -> None:
-    """Clear away what killed writers left, and set aside unreadable checkpoints; for the first process alone."""
+    """Clear away what killed writers left, and quarantine unreadable checkpoints; for the first process alone."""
     clear_leftovers(Path(settings.weights_path))
     for path in start.unreadable:
-        start.notes.append(f"{path} is now {set_aside(path).name}")
+        start.notes.append(f"{path} is now {quarantine(path).name}")
 
 
 def is_finished(settings: Settings, checkpoint: Checkpoint | None) -> bool:
@@ -73,7 +82,7 @@ def is_finished(settings: Settings, checkpoint: Checkpoint | None) -> bool:
 
 
 def position(trainer: pl.Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
-    """How far a run is, in plain values for its checkpoint.
+    """Progress of a run, in plain values for its checkpoint.
 
     Returns:
         "epochs", finished ones; "batches" of the next that are behind it; "order", what these batches depend on (None
@@ -104,6 +113,140 @@ def begin_loader(loader: DataLoader[Any], behind: dict[str, Any]) -> None:
             "or go on from the end of an epoch (the best checkpoint)."
         )
     sampler.begin_at(behind["epochs"], behind["batches"])
+
+
+class GracefulShutdown:
+    """Defers SIGTERM to the end of the step, so that the last state is saved; all processes must agree on the end.
+
+    Attributes:
+        requested: whether the signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        self._before = signal.getsignal(signal.SIGTERM)
+        self.listen()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+
+    def listen(self) -> None:
+        """Take the signal, from whoever has taken it since."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, _: int, __: FrameType | None) -> None:
+        self.requested = True
+
+
+class LastCheckpoint(CheckpointCallback):
+    """Saves every epoch, every N steps if asked for, before the first validation, and at the end on SIGTERM.
+
+    A state inside an epoch is saved between two steps, when no gradients are held, or in the validation, which is then
+    run from its start again.
+
+    Args:
+        settings: of the run; with `save_last=False` nothing is saved, and the process just ends on SIGTERM.
+        shutdown: requests the end.
+        own: whether the run goes on from its own last checkpoint.
+
+    Attributes:
+        path: the file; None where nothing is saved.
+        saved: its content in words; empty until this process has saved.
+    """
+
+    def __init__(self, settings: Settings, shutdown: GracefulShutdown, *, own: bool = False) -> None:
+        self.path = own_last(settings) if settings.save_last else None
+        self.saved = ""
+        self._loader, self._steps, self._shutdown, self._own = (
+            settings.train_loader, settings.save_every_n_steps, shutdown, own
+        )  # fmt: skip
+        self._inside = begins_anywhere(settings.train_loader)
+        self._common_batches = 0  # of the validation, on every process
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen; Lightning has just set up handlers of its own."""
+        self._shutdown.listen()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, where there was no sanity check."""
+        self._shutdown.listen()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save or end between two steps; behind the last one of an epoch, its validation comes first."""
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._is_due(trainer) or trainer.world_size == 1 or trainer.global_step % every == 0:
+            self._save_or_end(trainer, due=self._is_due(trainer))  # asking all processes waits for the devices
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save or end behind the last step of an epoch; always save before a run's first validation."""
+        if trainer.sanity_checking:
+            return
+        batches = torch.tensor(int(min(sum(trainer.num_val_batches), 2**31)), device=pl_module.device)
+        self._common_batches = int(trainer.strategy.reduce(batches, reduce_op="min"))
+        first = not self.saved and not self._own
+        self._save_or_end(trainer, due=self._is_due(trainer) or first)
+        if first and isinstance(io := trainer.strategy.checkpoint_io, WholeCheckpoints):
+            io.keep_none()  # the end of the epoch replaces it
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """End inside a validation."""
+        if not trainer.sanity_checking and batch_idx < self._common_batches:
+            self._save_or_end(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save a whole epoch; end, unless it was the last one."""
+        self._save(trainer, "the last whole epoch")
+        if trainer.current_epoch + 1 != trainer.max_epochs and self._is_requested(trainer):
+            raise Terminated
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the training loader begin where the run was stopped."""
+        begin_loader(self._loader, position_of(checkpoint))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the position, and let Lightning run all of a validation that it was saved in."""
+        checkpoint[KEY] = checkpoint.get(KEY, {}) | {"position": position(trainer, self._loader)}
+        if trainer.validating:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress["total"].update(ready=1, started=1, processed=0, completed=0)
+            progress["current"].update(ready=1, started=1, processed=0, completed=0)
+            progress["is_last_batch"] = False
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return self._steps > 0 and trainer.global_step % self._steps == 0
+
+    def _save_or_end(self, trainer: pl.Trainer, *, due: bool = False) -> None:
+        requested = self._is_requested(trainer)
+        if self._inside and (due or requested):
+            self._save(trainer, f"epoch {trainer.current_epoch + 1} as far as it was")
+        if requested:
+            raise Terminated
+
+    def _is_requested(self, trainer: pl.Trainer) -> bool:
+        """Whether the end is requested of any process; it waits for all of them."""
+        return trainer.strategy.reduce_boolean_decision(self._shutdown.requested, all=False)
+
+    def _save(self, trainer: pl.Trainer, content: str) -> None:
+        if self.path is not None:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self.saved = content
 
 
 def _order(loader: DataLoader[Any]) -> dict[str, int] | None:

@@ -1,4 +1,4 @@
-"""Training: the Trainer of a config, and what stands around its run."""
+"""Training run of a config: what is checked first, the Lightning Trainer, how the run ends."""
 
 import contextlib
 import logging
@@ -10,30 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback, RichProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning import loggers
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
+from d2ls.checkpoint import Checkpoint, load_fitting_weights, load_weights, read_checkpoint
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, D2LSError, Terminated
 from d2ls.memory import keep_freed_memory
 from d2ls.report.training_page import TrainingPage
-from d2ls.training.callbacks import BestCheckpoint, ConfigCopy, ScoreTable
-from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, prepare_folder
-from d2ls.training.devices import SyncBatchNorm, check_devices, ending_together
-from d2ls.training.labels_check import check_labels
-from d2ls.training.last_checkpoint import LastCheckpoint
-from d2ls.training.loss_log import LossLog
+from d2ls.training.callbacks import BestCheckpoint, ConfigCopy, EpochReport, LossLog, ProgressBar
+from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, lock_folder, prepare_folder
+from d2ls.training.data_check import LOGS, check_data
+from d2ls.training.distributed import SyncBatchNorm, check_devices, ending_together
 from d2ls.training.module import SegmentationModule
-from d2ls.training.resume import Start, choose_start, is_finished, tidy
-from d2ls.training.termination import Termination
+from d2ls.training.resume import GracefulShutdown, LastCheckpoint, Start, choose_start, is_finished, tidy
 
-LOGS = Path("lightning_logs")
 DEVICE_SETTINGS = ("accelerator", "gpus", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic")
+LOGGERS = {"tensorboard": "TensorBoardLogger", "wandb": "WandbLogger", "mlflow": "MLFlowLogger"}
+EARLY_STOPPING = "early_stopping"
+PATIENCE = 10  # validations without a better score until early stopping by name ends the run
+_KNOWN_WARNINGS = (
+    # Lightning's own use of torch; and our checkpoints replace older ones on purpose. What is logged is the mean over
+    # all processes already; strides of sides of length 1 may differ. Our loaders begin where a run was stopped, and the
+    # loss log chooses its interval, both without Lightning's knowing.
+    ".*LeafSpec",
+    "Checkpoint directory .* exists and is not empty",
+    "It is recommended to use `self.log",
+    "Grad strides do not match bucket view strides",
+    "You're resuming from a checkpoint that ended before the epoch ended",
+    "The number of training batches .* is smaller than the logging interval",
+)
 
 
 def train(settings: Settings) -> pl.Trainer:
@@ -46,20 +57,24 @@ def train(settings: Settings) -> pl.Trainer:
     """
     start = choose_start(settings)
     pl.seed_everything(settings.seed, workers=True)
-    initial_weights(settings, start.checkpoint)
+    torch.set_float32_matmul_precision(settings.float32_matmul_precision)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    with _without_noise(), Termination() as termination:
-        trainer = build_trainer(settings, console, continued=start.own, termination=termination)
+    with _without_noise(), GracefulShutdown() as shutdown:
+        trainer = build_trainer(settings, console, start, shutdown)
         notes = check_devices(settings, trainer)
         if trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
-        if trainer.is_global_zero:
-            _tell(settings, start, notes, console)
         if is_finished(settings, start.checkpoint):
+            _tell(trainer, settings, start, notes, console)
             return trainer
-        check_labels(settings)
-        prepare_folder(Path(settings.weights_path))
-        _fit(trainer, SegmentationModule(settings), start.checkpoint, console, termination)
+        notes += check_data(settings)  # before weights are fetched
+        notes += initial_weights(settings, start.checkpoint)
+        _configure_loaders(settings, trainer.strategy.root_device)
+        folder = Path(settings.weights_path)
+        prepare_folder(folder)
+        with lock_folder(folder) if trainer.is_global_zero else contextlib.nullcontext():
+            _tell(trainer, settings, start, notes, console)
+            _fit(trainer, settings, start.checkpoint, console, shutdown)
     if trainer.is_global_zero:
         _conclude(trainer, settings, console)
     return trainer
@@ -68,36 +83,33 @@ def train(settings: Settings) -> pl.Trainer:
 def build_trainer(
     settings: Settings,
     console: Console | None = None,
-    *,
-    continued: bool = False,
-    termination: Termination | None = None,
+    start: Start | None = None,
+    shutdown: GracefulShutdown | None = None,
 ) -> pl.Trainer:
     """The Lightning Trainer of a config: devices, precision, logs, checkpoints.
 
     Args:
         settings: a config as `load_config` read it.
         console: where tables of scores are printed.
-        continued: whether the run goes on from its own last checkpoint.
-        termination: tells the run to end; it must be entered.
+        start: where the run starts; None: anew.
+        shutdown: requests the end; it must be entered.
 
     Raises:
-        ConfigError: devices, strategy or precision that Lightning refuses.
+        ConfigError: devices, strategy, precision, callbacks or loggers that cannot be used.
         DataError: no training data, or too few for a batch.
     """
-    log = CSVLogger(LOGS, name=settings.log_name)
-    loggers: list[Logger] = [log]
-    if settings.tensorboard:
-        loggers.append(TensorBoardLogger(LOGS, name=settings.log_name, version=log.version))
-    classes = settings.classes
-    scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(classes)))
+    console, start = console or Console(), start or Start()
+    losses, logs = LossLog(), _loggers(settings)
+    scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(settings.classes)))
     callbacks: list[Callback] = [
-        ConfigCopy(settings, Path(log.log_dir)),
-        LossLog(),
-        ScoreTable(console or Console(), classes, scored),
-        TrainingPage(settings, Path(log.log_dir)),
-        RichProgressBar(),
-        BestCheckpoint(settings),
-        LastCheckpoint(settings, termination or Termination()),
+        ConfigCopy(settings, Path(logs[0].log_dir or LOGS)),
+        losses,
+        EpochReport(console, settings.classes, scored, losses),
+        TrainingPage(settings, Path(logs[0].log_dir or LOGS)),
+        ProgressBar(losses),
+        *_own_callbacks(settings),
+        BestCheckpoint(settings, console, anew=start.is_anew(Path(settings.weights_path))),
+        LastCheckpoint(settings, shutdown or GracefulShutdown(), own=start.own),
     ]
     len(settings.train_loader)  # refuses too few images for a batch
     try:
@@ -113,8 +125,8 @@ def build_trainer(
             check_val_every_n_epoch=settings.check_val_every_n_epoch,
             deterministic=settings.deterministic,
             benchmark=not settings.deterministic,
-            plugins=_plugins(settings, continued),
-            logger=loggers,
+            plugins=_plugins(settings, start.own),
+            logger=logs,
             callbacks=callbacks,
             num_sanity_val_steps=1,  # a broken validation set is found before the first epoch, not after it
             use_distributed_sampler=False,  # the loaders' own samplers know the processes
@@ -125,18 +137,67 @@ def build_trainer(
         raise ConfigError(f"Lightning cannot train with {given}: {error}") from error
 
 
-def initial_weights(settings: Settings, resumed: Checkpoint | None) -> None:
-    """Weights that training starts from: a checkpoint's, or ImageNet's in the backbone."""
+def initial_weights(settings: Settings, resumed: Checkpoint | None) -> list[str]:
+    """Load the weights that training starts from: a checkpoint's, or ImageNet's in the backbone.
+
+    Returns:
+        Notes for the user: what was not loaded.
+    """
     if resumed is not None:
         load_weights(settings.net, resumed)
     elif settings.pretrained_ckpt_path is not None:
-        load_weights(settings.net, read_checkpoint(settings.pretrained_ckpt_path))
+        checkpoint = read_checkpoint(settings.pretrained_ckpt_path)
+        if settings.partial:
+            return [f"{checkpoint.path}: not loaded: {line}" for line in load_fitting_weights(settings.net, checkpoint)]
+        load_weights(settings.net, checkpoint)
     elif hasattr(backbone := getattr(settings.net, "backbone", settings.net), "load_pretrained"):
         backbone.load_pretrained()
+    return []
 
 
-def _plugins(settings: Settings, continued: bool) -> list[Any]:
-    plugins: list[Any] = [WholeCheckpoints(continued=continued)]
+def _loggers(settings: Settings) -> list[loggers.Logger]:
+    """The CSV log, and those that the config asks for, by name or as Lightning objects."""
+    log = loggers.CSVLogger(LOGS, name=settings.log_name)
+    found: list[loggers.Logger] = [log]
+    wanted = [*settings.loggers, *(["tensorboard"] if settings.tensorboard else [])]
+    for item in dict.fromkeys(wanted):
+        if isinstance(item, loggers.Logger):
+            found.append(item)
+        elif item in LOGGERS:
+            options = {"version": log.version} if item == "tensorboard" else {}
+            try:
+                found.append(getattr(loggers, LOGGERS[item])(save_dir=str(LOGS), **_name(item, settings), **options))
+            except ImportError as error:
+                raise ConfigError(f"loggers: {item!r} is not installed: {error}") from error
+        elif item != "csv":
+            known = ", ".join(("csv", *LOGGERS))
+            raise ConfigError(f"loggers has {item!r}; expected a logger of Lightning, or a name: {known}.")
+    return found
+
+
+def _name(logger: str, settings: Settings) -> dict[str, str]:
+    """The run's name as a logger takes it."""
+    return {"experiment_name" if logger == "mlflow" else "name": settings.log_name}
+
+
+def _own_callbacks(settings: Settings) -> list[Callback]:
+    """The callbacks that the config asks for, by name or as Lightning objects."""
+    found: list[Callback] = []
+    for item in settings.callbacks:
+        if isinstance(item, Callback):
+            found.append(item)
+        elif item == EARLY_STOPPING:
+            monitor = "train_loss_epoch" if settings.monitor == "train_loss" else settings.monitor
+            at_end = settings.monitor == "train_loss"
+            mode = settings.monitor_mode
+            found.append(EarlyStopping(monitor, patience=PATIENCE, mode=mode, check_on_train_epoch_end=at_end))
+        else:
+            raise ConfigError(f"callbacks has {item!r}; expected a callback of Lightning, or {EARLY_STOPPING!r}.")
+    return found
+
+
+def _plugins(settings: Settings, own: bool) -> list[Any]:
+    plugins: list[Any] = [WholeCheckpoints(continued=own)]
     if settings.sync_batchnorm:
         plugins.append(SyncBatchNorm())
     if SLURMEnvironment.detect():
@@ -144,25 +205,32 @@ def _plugins(settings: Settings, continued: bool) -> list[Any]:
     return plugins
 
 
-def _tell(settings: Settings, start: Start, notes: list[str], console: Console) -> None:
-    """Clear the way for a run, and say what it starts from."""
-    tidy(settings, start)
-    best = Path(settings.weights_path) / f"{settings.weights_name}.ckpt"
-    if start.checkpoint is None and best.exists():
-        notes.append(f"{_short(best)} of an earlier run will be replaced")
-    for note in (*notes, *start.notes):
-        console.print(note if note.startswith("warning: ") else f"note: {note}")
+def _tell(trainer: pl.Trainer, settings: Settings, start: Start, notes: list[str], console: Console) -> None:
+    """Clear the way for a run, and print where it starts; on the first process alone."""
+    if trainer.is_global_zero:
+        tidy(settings, start)
+        for note in (*notes, *start.notes):
+            console.print(note if note.startswith("warning: ") else f"note: {note}")
+
+
+def _configure_loaders(settings: Settings, device: torch.device) -> None:
+    """Set what loaders do for the device: page-locked memory, and how far they read ahead."""
+    for loader in (settings.train_loader, settings.val_loader):
+        loader.pin_memory = device.type == "cuda" if settings.pin_memory == "auto" else settings.pin_memory
+        if loader.num_workers and settings.prefetch_factor is not None:
+            loader.prefetch_factor = settings.prefetch_factor
 
 
 def _fit(
     trainer: pl.Trainer,
-    module: SegmentationModule,
+    settings: Settings,
     resumed: Checkpoint | None,
     console: Console,
-    termination: Termination,
+    shutdown: GracefulShutdown,
 ) -> None:
     """Run the epochs; an interrupt stays one."""
-    loaders = module.settings.train_loader, module.settings.val_loader
+    module = SegmentationModule.from_settings(settings)
+    loaders = settings.train_loader, settings.val_loader
     handler = signal.getsignal(signal.SIGINT)
     try:
         with ending_together(trainer):
@@ -181,7 +249,7 @@ def _fit(
         if not re.search(r"DataLoader worker \(pid", str(error)):
             raise
         _tell_of_last(trainer, console)
-        if termination.asked:  # so was the reader, which had only just started
+        if shutdown.requested:  # so was the reader, which had only just started
             raise Terminated from error
         raise D2LSError(
             f"a process that reads images was killed ({str(error).splitlines()[0].strip()}). Mostly the memory ran "
@@ -202,17 +270,7 @@ def _without_noise() -> Iterator[None]:
     log.addFilter(_is_no_advert)
     try:
         with warnings.catch_warnings():
-            # Lightning's own use of torch; and our checkpoints replace older ones on purpose.
-            # What is logged is the mean over all processes already; strides of sides of length 1 may differ. Our
-            # loaders begin where a run was stopped, without Lightning's knowing.
-            known = (
-                ".*LeafSpec",
-                "Checkpoint directory .* exists and is not empty",
-                "It is recommended to use `self.log",
-                "Grad strides do not match bucket view strides",
-                "You're resuming from a checkpoint that ended before the epoch ended",
-            )
-            for message in known:
+            for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:

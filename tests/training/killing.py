@@ -111,8 +111,8 @@ def _watch(events: _Events) -> None:
     import torch  # noqa: PLC0415
     from pytorch_lightning.loggers import CSVLogger  # noqa: PLC0415
 
-    from d2ls.training.last_checkpoint import LastCheckpoint  # noqa: PLC0415
     from d2ls.training.module import SegmentationModule  # noqa: PLC0415
+    from d2ls.training.resume import LastCheckpoint  # noqa: PLC0415
 
     events.before(SegmentationModule, "training_step", "step")
     events.before(SegmentationModule, "on_after_backward", "backward")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from d2ls.errors import CheckpointError
 from d2ls.models.weight_files import load_file
 from d2ls.training import checkpoint_io as saving
-from d2ls.training.checkpoint_io import WholeCheckpoints, clear_leftovers, previous_of, set_aside, write_checkpoint
+from d2ls.training.checkpoint_io import WholeCheckpoints, clear_leftovers, previous_of, quarantine, write_checkpoint
 
 CONTENT = {"state_dict": {"weight": torch.arange(600.0), "bias": torch.ones(3)}, "epoch": 3}
 
@@ -147,8 +147,8 @@ def test_leftovers_of_dead_writers_alone_are_cleared(tmp_path: Path) -> None:
     assert clear_leftovers(tmp_path / "gone") == []
 
 
-def test_set_aside(tmp_path: Path) -> None:
+def test_quarantine(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"x")
-    assert set_aside(tmp_path / "last.ckpt").read_bytes() == b"x"
+    assert quarantine(tmp_path / "last.ckpt").read_bytes() == b"x"
     assert [path.name for path in tmp_path.iterdir()] == ["last-unreadable.ckpt"]
-    set_aside(tmp_path / "last.ckpt")
+    quarantine(tmp_path / "last.ckpt")

@@ -105,7 +105,9 @@ def test_nothing_avoidable_is_warned_of(recwarn: pytest.WarningsRecorder, capsys
     run(max_epoch=1)  # over the checkpoints of the first
     ours = [str(warning.message) for warning in recwarn if "lightning" in str(warning.filename)]
     assert not ours
-    assert f"note: {WEIGHTS}/tiny.ckpt of an earlier run will be replaced" in capsys.readouterr().out
+    (moved,) = (path for path in WEIGHTS.iterdir() if path.is_dir())
+    assert f"note: the checkpoints of an earlier run are now in {moved}" in capsys.readouterr().out
+    assert sorted(path.name for path in moved.iterdir()) == ["last.ckpt", "tiny.ckpt"]
 
 
 def test_the_best_is_the_best_and_the_last_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +197,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     whole, whole_best = saved(), saved("tiny")
 
     before = signal.getsignal(signal.SIGINT)
-    original = training.RichProgressBar
-    monkeypatch.setattr(training, "RichProgressBar", Stop)
+    original = training.ProgressBar
+    monkeypatch.setattr(training, "ProgressBar", lambda _: Stop())
     with pytest.raises(KeyboardInterrupt):
         run(**changes)
-    monkeypatch.setattr(training, "RichProgressBar", original)
+    monkeypatch.setattr(training, "ProgressBar", original)
     assert signal.getsignal(signal.SIGINT) is before, "Ctrl+C still works"
     assert "last.ckpt holds the last whole epoch: resume_ckpt_path=last" in capsys.readouterr().out
     assert saved()["epoch"] == 1
@@ -309,7 +311,7 @@ def test_the_schedule_moves_once_an_epoch() -> None:
     settings = load_config("tiny.py", {"max_epoch": 3})
     trainer = build_trainer(settings)
     trainer.callbacks.insert(0, Watch())
-    trainer.fit(module.SegmentationModule(settings), settings.train_loader, settings.val_loader)
+    trainer.fit(module.SegmentationModule.from_settings(settings), settings.train_loader, settings.val_loader)
     expected = [1e-6 + (1e-3 - 1e-6) * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3) for _ in range(3)]
     assert rates == pytest.approx(expected)
 

@@ -1,4 +1,4 @@
-"""Runs on several devices: what must fit together, batch normalisation over all of them, and how they end."""
+"""Runs on several devices: checks of settings, synchronised batch normalisation, a common end."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, D2LSError
 
-PATIENCE = 3.0  # seconds until a process that has failed is taken to have ended
+END_TIMEOUT = 3.0  # seconds until a process that has failed is taken to have ended
 _BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # what torch says of lost processes
 
 
@@ -32,12 +32,12 @@ class SyncBatchNorm(LayerSync):
         return converted
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Nothing: outside a distributed run the layers are plain ones."""
+        """Return the model as it is: outside a distributed run these layers are plain ones."""
         return model
 
 
 def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
-    """Refuse what the chosen devices and strategy cannot do.
+    """Refuse settings that the chosen devices and strategy cannot serve.
 
     Returns:
         Notes for the user, one line each.
@@ -76,7 +76,7 @@ def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
 
 @contextlib.contextmanager
 def ending_together(trainer: pl.Trainer) -> Iterator[None]:
-    """Let an error in one process end all that this one has started, and say which it was.
+    """End all processes that this one has started where one of them fails, and name it.
 
     Raises:
         D2LSError: another process has ended, and this one lost touch with it.
@@ -84,13 +84,18 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if trainer.world_size == 1 or not any(sign in str(error) for sign in _BROKEN):
+        if trainer.world_size == 1 or not is_lost_connection(error):
             _end(_started_by(trainer))
             raise
         raise D2LSError(_lost(_started_by(trainer))) from error
     except Exception:
         _end(_started_by(trainer))
         raise
+
+
+def is_lost_connection(error: Exception) -> bool:
+    """Whether torch says by this error that another process of the run has gone."""
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _BROKEN)
 
 
 def _started_by(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
@@ -108,7 +113,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 def _lost(processes: list[subprocess.Popen[bytes]]) -> str:
     for rank, process in enumerate(processes, start=1):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if code := process.wait(PATIENCE):
+            if code := process.wait(END_TIMEOUT):
                 _end(processes)
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 return f"process {rank} of this run {how}; what went wrong stands above."

@@ -14,7 +14,7 @@ from torch import nn
 from d2ls.config import load_config
 from d2ls.errors import ConfigError, D2LSError
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.training.devices import SyncBatchNorm, check_devices, ending_together
+from d2ls.training.distributed import SyncBatchNorm, check_devices, ending_together
 from d2ls.training.trainer import build_trainer
 from tests.tiny import write_config
 

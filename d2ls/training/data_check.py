@@ -1,0 +1,205 @@
+"""Checks of the data before the first step: headers, labels, missing classes, readers in other processes."""
+
+import hashlib
+import json
+import multiprocessing
+import pickle
+from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+
+from d2ls.config import Settings
+from d2ls.data.check import check_headers, count_labels
+from d2ls.data.io import write_bytes
+from d2ls.errors import ConfigError, DataError
+
+LOGS = Path("lightning_logs")
+SAMPLES = 4  # images of each split that are read whole
+SAMPLED_MASKS = 48  # masks in which every class is looked for first
+BALANCED = "balanced"
+_LISTED = 5  # problems that a message names
+
+
+def check_data(settings: Settings) -> list[str]:
+    """Check the data of a run as far as it takes seconds; all labels are read only where a sample leaves doubts.
+
+    Sets `class_weights` of the loss where the config asks for balanced ones.
+
+    Returns:
+        Notes for the user, one line each.
+
+    Raises:
+        ConfigError: a label is neither a class nor the ignore index, or a class occurs in no training mask.
+        DataError: an image or a mask cannot be read, or has another size or kind than it must have.
+    """
+    check_all_headers(settings)
+    check_labels(settings)
+    check_worker_start(settings)
+    notes = check_classes(settings)
+    if settings.class_weights is not None:
+        weights = settings.class_weights
+        if weights == BALANCED:
+            weights = _balanced(settings, _all_labels(settings))
+        _weight_loss(settings, weights)
+        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(settings.classes, weights, strict=True))
+        notes.append(f"class_weights: {shown}")
+    return notes
+
+
+def check_all_headers(settings: Settings) -> None:
+    """Read the header of every training and validation file, about a millisecond each.
+
+    Raises:
+        DataError: files that cannot be used; names the first ones.
+    """
+    problems: list[str] = []
+    for split in ("train", "val"):
+        problems += check_headers(getattr(settings, f"{split}_dataset"))
+    if problems:
+        more = f" And {len(problems) - _LISTED} more." if len(problems) > _LISTED else ""
+        raise DataError(" ".join(problems[:_LISTED]) + more)
+
+
+def check_labels(settings: Settings) -> None:
+    """Compare the labels of a few training and validation samples, evenly spread, with the classes.
+
+    Raises:
+        ConfigError: a label is neither a class nor the ignore index; names the image.
+        DataError: an image or a mask cannot be read.
+    """
+    for split in ("train", "val"):
+        dataset: Any = getattr(settings, f"{split}_dataset")
+        for index in _spread(len(dataset), SAMPLES):
+            with torch.random.fork_rng(devices=[]):
+                sample = dataset[index]
+            if "mask" in sample:
+                _check_sample(settings, split, sample)
+
+
+def check_classes(settings: Settings) -> list[str]:
+    """Look for every class in the training masks: in a sample, and in all of them where it misses one.
+
+    Returns:
+        A warning, where `allow_missing_classes=True` lets a class be missing.
+
+    Raises:
+        ConfigError: a class occurs in no training mask; tells the values that do.
+    """
+    dataset = settings.train_dataset
+    sampled = count_labels(dataset, indices=_spread(len(dataset), SAMPLED_MASKS)).pixels
+    if not sampled.any() or sampled[: settings.num_classes].all():
+        return [] if sampled.any() else _missing(settings, sampled)
+    counts = sampled if len(dataset) <= SAMPLED_MASKS else _all_labels(settings)
+    return [] if counts[: settings.num_classes].all() else _missing(settings, counts)
+
+
+def check_worker_start(settings: Settings) -> None:
+    """Try to send the data sets to reading processes, where these do not inherit them.
+
+    Raises:
+        ConfigError: the data set holds something that no other process can import, such as a function of the config.
+    """
+    for name in ("train_loader", "val_loader"):
+        loader = getattr(settings, name)
+        method = getattr(loader.multiprocessing_context, "get_start_method", multiprocessing.get_start_method)()
+        if not loader.num_workers or method == "fork":
+            continue
+        try:
+            ForkingPickler.dumps(loader.dataset)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{name}: its data set cannot be sent to num_workers={loader.num_workers} processes, which this system "
+                f"starts by {method!r}: {error}. Move functions and classes that it uses from {settings.path} into a "
+                "Python file of their own and import them, or set num_workers=0."
+            ) from error
+
+
+def _missing(settings: Settings, counts: NDArray[np.int64]) -> list[str]:
+    missing = [name for name, count in zip(settings.classes, counts, strict=False) if not count]
+    every = max(int(counts.sum()), 1)
+    values = {int(value): f"{value} ({100 * counts[value] / every:.1f} %)" for value in np.flatnonzero(counts)}
+    if settings.ignore_index in values:
+        values[settings.ignore_index] += " = ignore_index"
+    text = (
+        f"no training mask holds the {'class' if len(missing) == 1 else 'classes'} {', '.join(missing)}; the masks "
+        f"hold {', '.join(values.values()) or 'no labels'}"
+    )
+    if settings.allow_missing_classes:
+        return [f"warning: {text}"]
+    raise ConfigError(
+        f"{settings.path}: {text}. Usual causes: masks of 0 and 255 (declare DatasetSpec(values={{0: .., 255: ..}})); "
+        "labels counted from 1, or 0 for unlabelled pixels (values={0: 'ignore', 1: ..}). Where the class is really "
+        "absent, set allow_missing_classes=True."
+    )
+
+
+def _weight_loss(settings: Settings, weights: Sequence[float]) -> None:
+    if len(weights) != settings.num_classes:
+        raise ConfigError(f"class_weights has {len(weights)} values, num_classes={settings.num_classes}.")
+    if not hasattr(settings.loss, "class_weights"):
+        raise ConfigError(
+            f"class_weights={settings.class_weights!r}: a {type(settings.loss).__name__} has no class_weights to set. "
+            "Use D2LSLoss, or give your loss its weights itself and set class_weights=None."
+        )
+    settings.loss.class_weights = torch.tensor([float(weight) for weight in weights])
+
+
+def _balanced(settings: Settings, counts: NDArray[np.int64]) -> list[float]:
+    """Weights inversely proportional to the classes' pixels, so that the mean over labelled pixels is 1."""
+    pixels = counts[: settings.num_classes]
+    present = max(np.count_nonzero(pixels), 1)
+    return [float(pixels.sum() / (present * count)) if count else 0.0 for count in pixels]
+
+
+def _all_labels(settings: Settings) -> NDArray[np.int64]:
+    """Pixels by label of all training masks, (256,); kept beside the log for as long as the files stay the same."""
+    dataset = settings.train_dataset
+    path, key = LOGS / f"{settings.log_name}.labels.json", _fingerprint(dataset)
+    if key is not None and path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["files"] == key:
+                return np.array(kept["pixels"], np.int64)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # counted anew
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("labels of the training masks", total=len(dataset))
+        found = count_labels(dataset, lambda: bar.advance(task))
+    if found.problems:
+        raise DataError(" ".join(found.problems[:_LISTED]))
+    if key is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps({"files": key, "pixels": found.pixels.tolist()}).encode())
+    return found.pixels
+
+
+def _fingerprint(dataset: Any) -> str | None:
+    """Hash of the names, sizes and times of all masks and of what their values mean; None without files."""
+    if not hasattr(dataset, "pairs"):
+        return None
+    stats = [(str(p.mask), p.mask.stat().st_size, p.mask.stat().st_mtime_ns) for p in dataset.pairs if p.mask]
+    return hashlib.sha256(repr((dataset.spec, stats)).encode()).hexdigest()
+
+
+def _spread(number: int, samples: int) -> list[int]:
+    """Indices of some of `number` images, evenly spread."""
+    return sorted({round(at) for at in np.linspace(0, number - 1, samples)}) if number else []
+
+
+def _check_sample(settings: Settings, split: str, sample: Any) -> None:
+    labels = torch.as_tensor(sample["mask"]).unique().tolist()
+    wrong = [label for label in labels if label != settings.ignore_index and label not in range(settings.num_classes)]
+    if wrong:
+        raise ConfigError(
+            f"{settings.path}: num_classes={settings.num_classes} does not fit the labels of {split}_dataset: the mask "
+            f"of {sample['path']} holds {wrong}; expected 0..{settings.num_classes - 1} or "
+            f"ignore_index={settings.ignore_index}. Set num_classes and classes as the masks have them."
+        )
