@@ -78,7 +78,6 @@ def test_there_are_few_parts_and_every_one_has_its_row() -> None:
     assert set(graph()) <= {part for row in LAYERS for part in row}
 
 
-@pytest.mark.xfail(reason="settings still imports data")
 def test_imports_run_downwards_and_never_in_a_circle() -> None:
     rows = {part: row for row, parts in enumerate(LAYERS) for part in parts}
     upwards = {(part, other) for part, others in graph().items() for other in others if rows[other] < rows[part]}
