@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from d2ls.data.labels import index_to_colours
+from d2ls.data.sets import isprs, potsdam
+from d2ls.data.sets.layout import Tile
 from d2ls.data.sets.potsdam import SPEC
 from d2ls.preparation import pool
-from d2ls.preparation.originals import Naming, Original, pair_tiles
-from d2ls.preparation.patches import Cutting
-from d2ls.preparation.splitting import split_all
+from d2ls.preparation.steps import split_all
 from d2ls.synthetic import draw_scene
 
 SIZE = STRIDE = 1024
@@ -60,7 +60,7 @@ def draw_tiles(folder: Path, number: int, side: int) -> None:
             Image.fromarray(array).save(path, compression="tiff_lzw")
 
 
-def plain(original: Original, images: Path, masks: Path, *, once: bool) -> int:
+def plain(original: Tile, images: Path, masks: Path, *, once: bool) -> int:
     """Cut one tile in the straightforward way; `once` converts the mask before the variants are made."""
     image = np.array(Image.open(original.image).convert("RGB"))
     mask = np.array(Image.open(original.mask).convert("RGB"))
@@ -94,7 +94,7 @@ def compare_colours(mask: np.ndarray) -> np.ndarray:
     return index
 
 
-def run_plain(originals: list[Original], folder: Path, workers: int, *, once: bool) -> None:
+def run_plain(originals: list[Tile], folder: Path, workers: int, *, once: bool) -> None:
     """Cut all tiles in the straightforward way, in the same processes as ours."""
     images, masks = folder / "images", folder / "masks"
     images.mkdir(parents=True)
@@ -102,13 +102,13 @@ def run_plain(originals: list[Original], folder: Path, workers: int, *, once: bo
     list(pool.run(partial(plain, images=images, masks=masks, once=once), originals, workers, "plain"))
 
 
-def run_ours(originals: list[Original], folder: Path, workers: int) -> None:
+def run_ours(originals: list[Tile], folder: Path, workers: int) -> None:
     """Cut all tiles as tools/potsdam_patch_split.py does."""
-    cutting = Cutting(
-        spec=SPEC, images=folder / "images", masks=folder / "masks",
+    tiling = potsdam.tiling(
+        training=True, images=folder / "images", masks=folder / "masks",
         size=(SIZE, SIZE), stride=(STRIDE, STRIDE), variants=3,
     )  # fmt: skip
-    split_all(originals, cutting, workers)
+    split_all(originals, tiling, workers)
 
 
 def timed(function: Callable[[Path], None], folder: Path) -> float:
@@ -131,8 +131,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         draw_tiles(folder, options.tiles, options.side)
-        naming = Naming.potsdam(rgb=True, eroded=False)
-        originals = pair_tiles(folder / "images", folder / "masks", naming)
+        naming = potsdam.naming(rgb=True, eroded=False)
+        originals = isprs.tiles(folder / "images", folder / "masks", naming)
         ways: dict[str, Callable[[Path], None]] = {
             "ours": lambda out: run_ours(originals, out, options.workers),
             "plain, every variant": lambda out: run_plain(originals, out, options.workers, once=False),

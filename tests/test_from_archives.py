@@ -13,7 +13,7 @@ import pytest
 from d2ls.data.labels import index_to_colours
 from d2ls.data.sets.vaihingen import SPEC, TEST_TILES
 from d2ls.synthetic import draw_scene
-from tests.preparation import archives
+from tests.preparation import fake_archives
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ("backbone=test_convnext", "pretrained=False", "max_epoch=1", "train_batch_size=2", "val_batch_size=1",
@@ -36,13 +36,17 @@ def draw(number, scenes):
     image = image ^ np.random.default_rng(number).integers(4, size=image.shape, dtype=np.uint8)
     colours = index_to_colours(mask, SPEC)
     eroded = np.where((np.indices(mask.shape) % 40 == 0).any(axis=0)[..., None], 0, colours).astype(np.uint8)
-    return archives.encode(image, compression="tiff_lzw"), archives.encode(colours), archives.encode(eroded)
+    return (
+        fake_archives.encode(image, compression="tiff_lzw"),
+        fake_archives.encode(colours),
+        fake_archives.encode(eroded),
+    )
 
 
 @pytest.mark.slow
 def test_from_archives_to_scores(tmp_path):
     scenes = [draw_scene((500, 430), seed) for seed in range(6)]
-    archives.write_vaihingen(tmp_path / "downloads", partial(draw, scenes=scenes))
+    fake_archives.write_vaihingen(tmp_path / "downloads", partial(draw, scenes=scenes))
     out = run(tmp_path, "tools/prepare_data.py", "vaihingen", "--from", "downloads")
     assert "vaihingen/train/masks_1024" in out
     report = json.loads(run(tmp_path, "tools/check_data.py", "vaihingen", "--json"))

@@ -8,14 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli.common import run_main
 from d2ls.cli.prepare import isprs_parser, split_isprs
-from d2ls.data.sets.potsdam import SPEC
-from d2ls.preparation.originals import Naming
+from d2ls.data.sets import potsdam
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     options = isprs_parser("Cut the tiles of ISPRS Potsdam into patches.", rgb_image=True).parse_args(argv)
-    return split_isprs(options, SPEC, Naming.potsdam(rgb=options.rgb_image, eroded=options.eroded))
+    return split_isprs(options, potsdam.tiling, potsdam.naming(rgb=options.rgb_image, eroded=options.eroded))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ from rich.console import Console
 
 from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common
+from d2ls.data import sets
 from d2ls.data.root import data_root
-from d2ls.preparation.layouts import PLANS
-from d2ls.preparation.prepare import prepare, tell_outcome
+from d2ls.preparation.pipeline import prepare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code, 1 where something is missing."""
     parser = cli.parser("Put the originals of a data set in place, split and convert them. Run again, it continues.")
-    parser.add_argument("dataset", choices=tuple(PLANS), help="the data set")
+    parser.add_argument("dataset", choices=sets.names(), help="the data set")
     parser.add_argument(
         "--from", dest="downloads", type=Path, required=True, metavar="D",
         help="folder with the downloaded archives, or with what they were unpacked to",
@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     console = Console()
     outcome = prepare(
-        options.dataset, options.downloads, options.to or data_root(),
+        sets.find(options.dataset), options.downloads, options.to or data_root(),
         dry_run=options.dry_run, workers=options.workers, console=console,
     )  # fmt: skip
-    tell_outcome(outcome, console)
+    outcome.print(console)
     return cli.EXIT_PROBLEMS if outcome.problems else 0
 
 

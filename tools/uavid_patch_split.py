@@ -7,14 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli.common import run_main
-from d2ls.cli.prepare import split_and_tell, uavid_cutting, uavid_parser
-from d2ls.preparation.originals import pair_frames
+from d2ls.cli.prepare import split_uavid, uavid_parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
-    options = uavid_parser("Cut the frames of UAVid into patches.").parse_args(argv)
-    return split_and_tell(pair_frames(options.input_dir), uavid_cutting(options), options.workers)
+    return split_uavid(uavid_parser("Cut the frames of UAVid into patches.").parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli.common import run_main
 from d2ls.cli.prepare import isprs_parser, split_isprs
-from d2ls.data.sets.vaihingen import SPEC
-from d2ls.preparation.originals import Naming
+from d2ls.data.sets import vaihingen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     options = isprs_parser("Cut the tiles of ISPRS Vaihingen into patches.", rgb_image=False).parse_args(argv)
-    naming = Naming.vaihingen(eroded=options.eroded)
-    return split_isprs(options, SPEC, naming, crowds=SPEC.classes.index("Car"))
+    return split_isprs(options, vaihingen.tiling, vaihingen.naming(eroded=options.eroded))
 
 
 if __name__ == "__main__":

@@ -1,48 +1,82 @@
 """Command line of `d2ls-check` and tools/check_data.py: read every file of a data set and report problems."""
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common
+from d2ls.config import load_config, parse_overrides
+from d2ls.data import sets
 from d2ls.data.io import write_png
 from d2ls.data.root import data_root
-from d2ls.errors import DataError
-from d2ls.preparation.check import check
-from d2ls.preparation.findings import tell
-from d2ls.preparation.folders import SPECS, check_apart, places
+from d2ls.errors import ConfigError
+from d2ls.preparation.archives import make_folder
+from d2ls.preparation.check import check, check_apart, folders_of, print_check
+from d2ls.preparation.config_check import check_config
 from d2ls.preparation.sheet import contact_sheet
-from d2ls.preparation.splitting import make_folder
+
+EXAMPLES = """examples:
+  python tools/check_data.py dubai --picture dubai.png     the official folders, originals and patches
+  python tools/check_data.py -c config/own.py              the data of any config: all headers, all labels
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit code."""
-    parser = cli.parser("Read every file of a data set and report what is wrong; exit code 1 where something is.")
-    parser.add_argument("dataset", choices=tuple(SPECS), help="the data set")
+    """Run the tool; returns the exit code, 1 where a problem is found."""
+    parser = cli.parser(
+        "Read every file of a data set and report what is wrong; exit code 1 where something is.", EXAMPLES
+    )
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"one of {', '.join(sets.names())}")
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="with -c: settings that replace its own")
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="check the data of a config instead")
     parser.add_argument("--root", type=Path, metavar="D", help="data root (default: D2LS_DATA, else data)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--picture", type=Path, metavar="F", help="write a contact sheet of random pairs, PNG")
     add_common(parser, labels=False)
-    options = parser.parse_args(argv)
-    spec, root, begin = SPECS[options.dataset], options.root or data_root(), time.perf_counter()
-    found = places(options.dataset, root)
-    if not found:
-        raise DataError(
-            f"{root}: no folders of {options.dataset} in it. Expected a data root, such as tools/prepare_data.py fills."
-        )
+    options = parser.parse_intermixed_args(argv)
+    if options.config is None and options.dataset is None:
+        parser.error("the following arguments are required: DATASET, or -c FILE")
+    return _check_dataset(options) if options.config is None else _check_config(options)
+
+
+def _check_dataset(options: argparse.Namespace) -> int:
+    """Check the official folders of a data set."""
+    if options.settings:
+        raise ConfigError(f"{options.settings[0]}: settings need a config (-c) whose values they replace.")
+    facts, root, begin = sets.find(options.dataset), options.root or data_root(), time.perf_counter()
+    folders = folders_of(facts, root)
     if options.picture:
-        check_apart(options.picture, found)
+        check_apart(options.picture, folders)
         make_folder(options.picture.parent)
-    report = check(found, spec, options.workers)
+    report = check(folders, facts.spec, options.workers)
     seconds = time.perf_counter() - begin
     if options.json:
-        print(json.dumps({**report.to_dict(spec), "root": str(root), "seconds": round(seconds, 2)}, indent=2))
+        print(json.dumps({**report.to_dict(facts.spec), "root": str(root), "seconds": round(seconds, 2)}, indent=2))
     else:
-        tell(report, spec, seconds, Console())
+        print_check(report, facts.spec, seconds, Console())
     if options.picture:
-        write_png(options.picture, contact_sheet(report.jobs, spec))
+        write_png(options.picture, contact_sheet(report.jobs, facts.spec))
     return cli.EXIT_PROBLEMS if report.problems else 0
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    """Check the data sets of a config."""
+    words = [*([options.dataset] if options.dataset else []), *options.settings]
+    if options.root or options.picture:
+        raise ConfigError("--root and --picture need the name of a data set; with -c, D2LS_DATA names the root.")
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    settings = load_config(options.config, parse_overrides(words))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        report = check_config(settings, bar)
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        report.print(Console())
+    return 0 if report.ok else cli.EXIT_PROBLEMS

@@ -1,25 +1,22 @@
-"""What the command lines of the preparation tools share."""
+"""Shared parts of the command lines of the preparation tools."""
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from d2ls.cli import common as cli
-from d2ls.data.sets import loveda, uavid
-from d2ls.data.spec import DatasetSpec
+from d2ls.data.sets import isprs, uavid
+from d2ls.data.sets.layout import Convert, Tile, Tiling
 from d2ls.errors import ConfigError
-from d2ls.preparation.loveda_masks import convert_all
-from d2ls.preparation.originals import Naming, Original, pair_tiles
-from d2ls.preparation.patches import Cutting
 from d2ls.preparation.pool import default_workers
-from d2ls.preparation.splitting import split_all, summarise
-from d2ls.preparation.steps import UAVID_CANVAS
+from d2ls.preparation.steps import convert_all, split_all, summarise
 
 
 def add_common(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
-    """Options of every tool: processes and, where it reads colour labels, what unknown colours do."""
+    """Add the options of every tool: number of processes and, where it reads colour labels, use of unknown colours."""
     parser.add_argument(
         "--workers", type=cli.positive, default=default_workers(), help="processes (default: %(default)s)"
     )
@@ -56,32 +53,30 @@ def isprs_parser(description: str, *, rgb_image: bool) -> argparse.ArgumentParse
     return parser
 
 
-def split_isprs(options: argparse.Namespace, spec: DatasetSpec, naming: Naming, *, crowds: int | None = None) -> int:
+def split_isprs(options: argparse.Namespace, tiling: Callable[..., Tiling], naming: isprs.Naming) -> int:
     """Run a split tool of Vaihingen or Potsdam.
 
     Args:
         options: from `isprs_parser`.
-        spec: the labels.
+        tiling: of the data set.
         naming: of the originals.
-        crowds: the class around whose crowds training crops are taken.
     """
     training = options.mode == "train"
     if training and options.val_scale != 1:
         raise ConfigError(f"--val-scale is {options.val_scale}: it belongs to --mode val; leave it out in mode train.")
-    cutting = Cutting(
-        spec=spec,
+    how = tiling(
+        training=training,
         images=options.output_img_dir,
         masks=options.output_mask_dir,
         size=(options.split_size, options.split_size),
         stride=(options.stride, options.stride),
         variants=3 if training else 1,
-        scale=1.0 if training else options.val_scale,
-        crowds=crowds if training else None,
+        scale=options.val_scale,
         colours=options.gt,
         legend=options.legend,
         unknown=options.unknown,
     )
-    return split_and_tell(pair_tiles(options.img_dir, options.mask_dir, naming), cutting, options.workers)
+    return split_and_print(isprs.tiles(options.img_dir, options.mask_dir, naming), how, options.workers)
 
 
 def uavid_parser(description: str) -> argparse.ArgumentParser:
@@ -104,31 +99,29 @@ def uavid_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def uavid_cutting(options: argparse.Namespace) -> Cutting:
-    """How the split tool of UAVid cuts: frames padded to 4096 px at the left, their lowest 2048 rows."""
-    return Cutting(
-        spec=uavid.SPEC,
+def split_uavid(options: argparse.Namespace) -> int:
+    """Run the split tool of UAVid."""
+    how = uavid.tiling(
         images=options.output_img_dir,
         masks=options.output_mask_dir,
         size=(options.split_size_h, options.split_size_w),
         stride=(options.stride_h, options.stride_w),
-        canvas=UAVID_CANVAS,
         unknown=options.unknown,
-        suffix=".png",
     )
+    return split_and_print(uavid.tiles(options.input_dir), how, options.workers)
 
 
-def split_and_tell(originals: list[Original], cutting: Cutting, workers: int) -> int:
-    """Cut the originals and print the summary."""
+def split_and_print(tiles: list[Tile], tiling: Tiling, workers: int) -> int:
+    """Cut the tiles and print the summary."""
     begin = time.perf_counter()
-    report = split_all(originals, cutting, workers)
-    summarise(report, cutting.spec, time.perf_counter() - begin, Console())
+    summary = split_all(tiles, tiling, workers)
+    summarise(summary, tiling.spec, time.perf_counter() - begin, Console())
     return 0
 
 
-def convert_and_tell(masks: Path, output: Path, workers: int) -> int:
-    """Convert LoveDA's masks and print the summary."""
+def convert_and_print(step: Convert, workers: int) -> int:
+    """Convert a folder of masks and print the summary."""
     begin = time.perf_counter()
-    report = convert_all(masks, output, workers)
-    summarise(report, loveda.SPEC, time.perf_counter() - begin, Console(), what="masks")
+    summary = convert_all(step, workers)
+    summarise(summary, step.spec, time.perf_counter() - begin, Console(), what="masks")
     return 0

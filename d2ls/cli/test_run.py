@@ -99,7 +99,7 @@ def _images(name: str, options: argparse.Namespace, settings: Settings | None) -
     if name == "uavid":
         facts = sets.find(name)
         if options.dataset not in facts.frame_specs:
-            raise ConfigError(f"-d {options.dataset}: expected one of {', '.join(facts.frame_specs)}.")
+            raise ConfigError(f"-d {options.dataset!r}: expected one of {', '.join(facts.frame_specs)}.")
         return facts.test(options.input, spec=facts.frame_specs[options.dataset])
     return test_images(name, settings, validation=options.val)
 

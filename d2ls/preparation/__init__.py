@@ -1,1 +1,1 @@
-"""From what is downloaded to what is trained on: archives to originals, originals to patches, and their checks."""
+"""Preparation of the data sets: archives to originals, originals to patches, and their checks."""

@@ -1,4 +1,4 @@
-"""What may be wrong with a data set on the disk, found by reading every file of it."""
+"""Check of a data set in its official folders: every file is read, every kind of fault is listed."""
 
 import hashlib
 from collections import defaultdict
@@ -8,24 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
 
 from d2ls.data import io as files
-from d2ls.data.labels import check_index, colours_to_index
+from d2ls.data.labels import colours_to_index, values_to_index
 from d2ls.data.pairs import SUFFIXES
-from d2ls.data.sets import loveda
+from d2ls.data.sets.facts import DatasetFacts
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, Tile
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import DataError
+from d2ls.errors import ConfigError, DataError
 from d2ls.preparation import pool
-from d2ls.preparation.folders import Kind, Place
-from d2ls.preparation.originals import Original
-from d2ls.preparation.palette import flat_colours
+from d2ls.preparation.tiling import count_values, threshold_colours
+
+_MAX_LINES = 5  # files printed of each kind of problem
 
 
 class Problem(NamedTuple):
-    """Something wrong: one of `KINDS`, the file or folder, and the rest of the sentence."""
+    """A fault: one of `KINDS`, the file or folder, and the rest of the sentence."""
 
     kind: str
     path: str
@@ -51,15 +53,15 @@ KINDS = {
 class Job(NamedTuple):
     """An image and all its masks, to be read."""
 
-    place: Place
+    folder: ImageFolder
     stem: str
     image: Path
-    masks: tuple[tuple[Path, Kind], ...]
+    masks: tuple[tuple[Path, MaskFolder], ...]
 
 
 @dataclass
 class Found:
-    """What reading one image and its masks brought; `pixels` by value, of the first mask."""
+    """Result of reading one image and its masks; `pixels` by class index, of the first mask."""
 
     job: Job
     problems: list[Problem] = field(default_factory=list)
@@ -97,59 +99,80 @@ class Check:
         }
 
 
-def check(places: list[Place], spec: DatasetSpec, workers: int) -> Check:
-    """Read every image and mask of the places.
+def folders_of(facts: DatasetFacts, root: Path) -> list[ImageFolder]:
+    """The folders of images of a data set that exist below a data root.
+
+    Raises:
+        DataError: none exists.
+    """
+    found = [folder for folder in facts.folders(root / facts.home) if folder.folder.is_dir()]
+    if not found:
+        raise DataError(
+            f"{root}: no folders of {facts.spec.name} in it. Expected a data root, such as tools/prepare_data.py fills."
+        )
+    return found
+
+
+def check_apart(path: Path, folders: list[ImageFolder]) -> None:
+    """Refuse an output file that would lie among the images or masks of a data set, and count as one of them.
+
+    Raises:
+        ConfigError: names the file.
+    """
+    own = {found.resolve() for images in folders for found in (images.folder, *(mask.folder for mask in images.masks))}
+    if path.absolute().parent.resolve() in own:
+        raise ConfigError(f"{path}: this folder is part of the data set; choose another one.")
+
+
+def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
+    """Read every image and mask of the folders.
 
     Returns:
         Figures by split, and the problems in the order of their files.
     """
     problems, jobs = [], []
-    for place in places:
-        listed, wrong = list_jobs(place)
+    for folder in folders:
+        listed, wrong = list_jobs(folder)
         jobs += listed
         problems += wrong
     splits: dict[str, Split] = defaultdict(Split)
-    for place in places:
-        splits[place.split].images += 0
+    for folder in folders:
+        splits[folder.split].images += 0
     digests: dict[tuple[str | None, bytes], list[Job]] = defaultdict(list)
     for found in pool.run(partial(read, spec=spec), jobs, workers, "Reading"):
         problems += found.problems
-        split = splits[found.job.place.split]
+        split = splits[found.job.folder.split]
         split.images += 1
         split.masks += bool(found.job.masks)
         if found.pixels is not None:
             split.pixels += found.pixels
-        if found.digest is not None and found.job.place.family is not None:
-            digests[found.job.place.family, found.digest].append(found.job)
+        if found.digest is not None and found.job.folder.family is not None:
+            digests[found.job.folder.family, found.digest].append(found.job)
     problems += _duplicates(digests.values())
     return Check(dict(splits), sorted(problems, key=lambda problem: (problem.path, problem.kind)), jobs)
 
 
-def list_jobs(place: Place) -> tuple[list[Job], list[Problem]]:
-    """The images of a place with their masks, and what is wrong with the lists themselves."""
+def list_jobs(folder: ImageFolder) -> tuple[list[Job], list[Problem]]:
+    """The images of a folder with their masks, and faults of the lists themselves."""
     problems: list[Problem] = []
-    images = _stems(place.images, place.ending, problems, lambda stem: stem.endswith(place.ending))
+    images = _stems(folder.folder, folder.ending, problems, folder.fits)
     if not images:
-        problems.append(Problem("folder", str(place.images), f"no images ({', '.join(SUFFIXES)})"))
-    masks: dict[str, list[tuple[Path, Kind]]] = defaultdict(list)
-    for group in place.masks:
+        problems.append(Problem("folder", str(folder.folder), f"no images ({', '.join(SUFFIXES)})"))
+    masks: dict[str, list[tuple[Path, MaskFolder]]] = defaultdict(list)
+    for group in folder.masks:
         if not group.folder.is_dir():
-            problems.append(Problem("folder", str(group.folder), f"no such folder, for the masks of {place.images}"))
+            problems.append(Problem("folder", str(group.folder), f"no such folder, for the masks of {folder.folder}"))
             continue
         found = _stems(group.folder, group.ending, problems, group.fits)
         for stem, path in found.items():
-            masks[stem].append((path, group.kind))
-        problems += [
-            Problem("no mask", str(path), f"no mask in {group.folder}")
-            for stem, path in images.items()
-            if stem not in found
-        ]
-        problems += [
-            Problem("no image", str(path), f"no image in {place.images}")
-            for stem, path in found.items()
-            if stem not in images
-        ]
-    return [Job(place, stem, path, tuple(masks[stem])) for stem, path in images.items()], problems
+            masks[stem].append((path, group))
+        for here, there, kind, where in (
+            (images, found, "no mask", group.folder), (found, images, "no image", folder.folder),
+        ):  # fmt: skip
+            problems += [
+                Problem(kind, str(path), f"{kind} in {where}") for stem, path in here.items() if stem not in there
+            ]
+    return [Job(folder, stem, path, tuple(masks[stem])) for stem, path in images.items()], problems
 
 
 def read(job: Job, spec: DatasetSpec) -> Found:
@@ -165,12 +188,40 @@ def read(job: Job, spec: DatasetSpec) -> Found:
         if image is not None and index.shape != image.shape[:2]:
             sizes = [f"{shape[1]} x {shape[0]}" for shape in (index.shape, image.shape)]
             found.problems.append(Problem("size", str(path), f"{sizes[0]} pixels, its image has {sizes[1]}"))
-        pixels = cv2.calcHist([index], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
+        pixels = count_values(index)
         if number == 0:
             found.pixels = pixels
         if pixels[spec.ignore_index] == index.size:
             found.problems.append(Problem("empty mask", str(path), "every pixel is ignored"))
     return found
+
+
+def print_check(report: Check, spec: DatasetSpec, seconds: float, console: Console) -> None:
+    """Print figures by split, and the problems by kind."""
+    table = Table(title=f"{spec.name}: {len(report.jobs)} images read in {seconds:.1f} s")
+    table.add_column("split")
+    for name in ("images", "with masks", *spec.classes, "ignored"):
+        table.add_column(name, justify="right")
+    for name, split in report.splits.items():
+        part = shares(split, spec)
+        figures = [*part["shares"].values(), part["ignored"]]
+        cells = [f"{100 * share:.1f} %" for share in figures] if split.masks else [""] * len(figures)
+        table.add_row(name, str(split.images), str(split.masks), *cells)
+    console.print(table)
+    for kind, meaning in KINDS.items():
+        if found := [problem for problem in report.problems if problem.kind == kind]:
+            console.print(f"{len(found)} {meaning}:", style="bold red", highlight=False)
+            print_some([f"{problem.path}: {problem.detail}" for problem in found], console)
+    if not report.problems:
+        console.print("No problems found.", style="green")
+
+
+def print_some(lines: list[str], console: Console) -> None:
+    """Print the first lines of a list, and how many more there are."""
+    for line in lines[:_MAX_LINES]:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(lines) > _MAX_LINES:
+        console.print(f"  and {len(lines) - _MAX_LINES} more (--json lists all)", markup=False)
 
 
 def shares(split: Split, spec: DatasetSpec) -> dict[str, Any]:
@@ -223,25 +274,22 @@ def _read_image(path: Path, found: Found) -> NDArray[np.uint8] | None:
 
 def _read_mask(job: Job, number: int, spec: DatasetSpec, found: Found) -> NDArray[np.uint8] | None:
     """Class indices (H, W), or None with a problem noted."""
-    path, kind = job.masks[number]
+    path, folder = job.masks[number]
     stage = "unreadable"
     try:
-        if kind == "colours":
+        if folder.coloured:
             rgb = files.read_colours(path)
             stage = "colours"
-            known = flat_colours(Original(job.stem, job.image, path), rgb, spec)
+            known = threshold_colours(Tile(job.stem, job.image, path), rgb, folder.off_palette)
             return colours_to_index(rgb, spec, path=path, unknown="ignore" if known else "error")
-        index = files.read_index(path)
+        raw = files.read_index(path)
         stage = "labels"
-        if kind == "loveda":
-            return loveda.convert(index, spec, path)
-        check_index(index, spec, path)
+        return values_to_index(raw, folder.spec or spec, path)
     except DataError as problem:
         if stage == "unreadable" and _unusual(path) == "16 bit":
             stage = "16 bit"
         found.problems.append(Problem(stage, str(path), _rest(problem, path)))
         return None
-    return index
 
 
 def _unusual(path: Path) -> str | None:
@@ -263,6 +311,6 @@ def _duplicates(groups: Iterable[list[Job]]) -> Iterator[Problem]:
     for group in groups:
         jobs = sorted(group, key=lambda job: str(job.image))
         for job in jobs[1:]:
-            if job.place.split != jobs[0].place.split:
-                detail = f"the same pixels as {jobs[0].image} ({job.place.split} and {jobs[0].place.split})"
+            if job.folder.split != jobs[0].folder.split:
+                detail = f"the same pixels as {jobs[0].image} ({job.folder.split} and {jobs[0].folder.split})"
                 yield Problem("duplicate", str(job.image), detail)

@@ -1,4 +1,4 @@
-"""A contact sheet: random images of a data set beside the same with their labels laid over, and a legend."""
+"""Contact sheet of a data set: random images, the same overlaid with their labels, and a legend."""
 
 import random
 
@@ -34,7 +34,7 @@ def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, se
     Raises:
         DataError: no pair could be read.
     """
-    candidates = [job for job in jobs if job.masks and job.place.family not in (None, "originals")]
+    candidates = [job for job in jobs if job.masks and job.folder.family not in (None, "originals")]
     candidates = candidates or [job for job in jobs if job.masks]
     random.Random(seed).shuffle(candidates)
     cells: list[tuple[str, Pixels, Pixels]] = []
@@ -46,7 +46,7 @@ def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, se
         except DataError:
             continue
         if image.shape[:2] == mask.shape:
-            cells.append((f"{job.place.split}: {job.stem}", *_overlaid(image, mask, spec)))
+            cells.append((f"{job.folder.split}: {job.stem}", *_overlaid(image, mask, spec)))
     if not cells:
         raise DataError(f"No image of {spec.name} with a mask could be read, so there is nothing to draw.")
     return _draw(cells, spec)

@@ -1,210 +1,179 @@
-"""What follows once the originals are in place: patches, converted masks, and the union of train and val."""
+"""Steps of the preparation, each over whole folders: cut all tiles, convert all masks, merge trees by hard links."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
-from d2ls.data.io import write_bytes
-from d2ls.data.pairs import list_images
-from d2ls.data.sets import loveda, potsdam, uavid, vaihingen
+from rich.console import Console
+from rich.table import Table
+
+from d2ls.data import io as files
+from d2ls.data.labels import index_to_colours, values_to_index
+from d2ls.data.pairs import SUFFIXES, list_images
+from d2ls.data.sets.layout import Convert, Merge, Split, Step, Tile, Tiling
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
-from d2ls.preparation.loveda_masks import coloured, convert_all
-from d2ls.preparation.originals import Naming, pair_frames, pair_tiles
-from d2ls.preparation.patches import Cutting, Report
-from d2ls.preparation.placing import link_all
-from d2ls.preparation.splitting import split_all
+from d2ls.preparation import pool
+from d2ls.preparation.archives import link, make_folder, on_disk
+from d2ls.preparation.tiling import ORIGINALS, Summary, count_values, split
 
-SIDE = 1024  # of patches
-UAVID_CANVAS = (2048, 4096)  # frames are 3840 or 4096 x 2160
-_JOURNAL = ".d2ls_prepared.json"
-_VERSION = 1  # another one makes all steps run again
+_PATCH = re.compile(r"(?P<stem>.+?)_\d+_\d+(_\d+)?")
 
 
-@dataclass(frozen=True)
-class Step:
-    """One conversion of a prepared data set.
+def run(step: Step, workers: int) -> Summary:
+    """Run a step; one that was interrupted is completed by running it again.
 
-    Attributes:
-        name: what it makes, for the user.
-        inputs, outputs: folders that it reads and that it alone fills.
-        run: takes the number of processes.
+    Raises:
+        DataError: a file cannot be read or written, or does not belong to the input.
     """
-
-    name: str
-    inputs: tuple[Path, ...]
-    outputs: tuple[Path, ...]
-    run: Callable[[int], Report]
-
-    @property
-    def ready(self) -> bool:
-        """Whether its input is there at all."""
-        return all(folder.is_dir() for folder in self.inputs)
+    match step:
+        case Split():
+            return split_all(step.tiles(), step.tiling, workers, label=step.tiling.masks.parent.name)
+        case Convert():
+            return convert_all(step, workers)
+        case Merge():
+            return merge_all(step)
 
 
-class Journal:
-    """Which steps are done, on which input and with which output; a file in the data set's folder."""
+def split_all(tiles: list[Tile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
+    """Cut all tiles, in parallel.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / _JOURNAL
-        self.done: dict[str, str] = {}
-        with suppress(OSError, ValueError):  # a journal that is lost or damaged: every step is looked at again
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            self.done = found if isinstance(found, dict) else {}
+    Returns:
+        The figures of all tiles; its notes name patches of these tiles that this run has not written.
 
-    def has(self, step: Step) -> bool:
-        """Whether a step was done, and neither its input nor its output has changed since."""
-        return self.done.get(step.name) == _state(step)
-
-    def begin(self, step: Step) -> None:
-        """Note that the output folders are ours from now on.
-
-        Raises:
-            DataError: there are files in them that no run of ours has written.
-        """
-        if step.name not in self.done:
-            for folder in step.outputs:
-                if found := [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]:
-                    raise DataError(
-                        f"{folder}: holds {len(found)} files that prepare_data has not made (first: {found[0].name}). "
-                        "They are not overwritten: move the folder away and run this again, or use it as it is."
-                    )
-        self._note(step, "begun")
-
-    def add(self, step: Step) -> None:
-        """Note that a step is done."""
-        self._note(step, _state(step))
-
-    def _note(self, step: Step, state: str) -> None:
-        self.done[step.name] = state
-        write_bytes(self.path, json.dumps(self.done, indent=1).encode())
-
-
-def steps(name: str, root: Path) -> list[Step]:
-    """The steps of a data set, in order; empty where the originals are what is trained on."""
-    makers = {"vaihingen": _isprs, "potsdam": _isprs, "loveda": _loveda, "uavid": _uavid}
-    return makers[name](name, root) if name in makers else []
+    Raises:
+        DataError: a tile cannot be read, or a patch not be written; what has been written by then is whole.
+    """
+    begin = time.time()
+    for folder in (tiling.images, tiling.masks):
+        for tile in tiles:
+            if folder.resolve() in (tile.image.parent.resolve(), tile.mask.parent.resolve()):
+                raise DataError(f"{folder}: the originals lie here ({tile.stem}); patches need their own folder.")
+    folders = tiling.images, tiling.masks, tiling.masks / ORIGINALS
+    for folder in folders if tiling.colours else folders[:2]:
+        make_folder(folder)
+    total = Summary()
+    for summary in pool.run(partial(split, tiling=tiling), tiles, workers, label):
+        total.add(summary)
+    stems = {tile.stem for tile in tiles}
+    _clear_parts(folders, stems, begin)
+    for folder in folders[:2]:
+        if foreign := _foreign_patches(folder, stems, set(total.written)):
+            total.notes.append(
+                f"{folder}: {len(foreign)} patches of these tiles are not of this run (first: {foreign[0]}): made with "
+                "other settings? Training would read them too; delete the folder and split again to be rid of them"
+            )
+    total.notes += [
+        f"{tile.mask}: the official labels of this tile are faulty, and it is in no split; training would read its "
+        "patches: move the tile away and delete them"
+        for tile in tiles
+        if tile.stem in tiling.faulty
+    ]
+    total.written.sort()
+    total.notes.sort()
+    return total
 
 
-def _isprs(name: str, root: Path) -> list[Step]:
-    """Training patches (Vaihingen overlapping by half), test patches of eroded labels, their full colour masks."""
-    home = root / name
-    made = []
-    for split, masks, output in (
-        ("train", "train_masks", "masks_1024"),
-        ("test", "test_masks_eroded", "masks_1024"),
-        ("test", "test_masks", "masks_1024_rgb"),
-    ):
-        training, eroded, colours = split == "train", masks.endswith("eroded"), output.endswith("rgb")
-        if name == "vaihingen":
-            spec, stride, naming = vaihingen.SPEC, SIDE // 2 if training else SIDE, Naming.vaihingen(eroded=eroded)
-        else:
-            spec, stride, naming = potsdam.SPEC, SIDE, Naming.potsdam(rgb=True, eroded=eroded)
-        cutting = Cutting(
-            spec=spec,
-            images=home / split / "images_1024",
-            masks=home / split / output,
-            size=(SIDE, SIDE),
-            stride=(stride, stride),
-            variants=3 if training else 1,
-            crowds=spec.classes.index("Car") if training and name == "vaihingen" else None,
-            colours=colours,
-        )
-        inputs = home / f"{split}_images", home / masks
-        outputs = (cutting.masks,) if colours else (cutting.images, cutting.masks)
-        made.append(Step(f"{name}/{split}/{output}", inputs, outputs, _splitting(cutting, inputs, naming)))
-    return made
+def convert_all(step: Convert, workers: int, *, label: str = "Masks") -> Summary:
+    """Convert all masks of a folder to class indices, and colours beside them.
+
+    Raises:
+        DataError: the folder is missing or empty, a mask cannot be read or has values without a meaning.
+    """
+    begin = time.time()
+    if not step.masks.is_dir():
+        raise DataError(f"{step.masks}: no such folder. Expected the masks of {step.spec.name} as published.")
+    found = list_images(step.masks)
+    if not found:
+        raise DataError(f"{step.masks}: no masks in it. Expected the masks of {step.spec.name} as published.")
+    if step.masks.resolve() in [folder.resolve() for folder in step.outputs]:
+        raise DataError(f"{step.output}: converted masks would replace the published ones; choose another folder.")
+    for folder in step.outputs:
+        make_folder(folder)
+    total = Summary()
+    for summary in pool.run(partial(_convert, step=step), list(found.values()), workers, label):
+        total.add(summary)
+    _clear_parts(step.outputs, found, begin)
+    total.written.sort()
+    return total
 
 
-def _splitting(cutting: Cutting, inputs: tuple[Path, Path], naming: Naming) -> Callable[[int], Report]:
-    return lambda workers: split_all(pair_tiles(*inputs, naming), cutting, workers, label=cutting.masks.parent.name)
+def merge_all(step: Merge) -> Summary:
+    """Link the images below several folders into one; earlier links with another content are replaced.
 
-
-def _loveda(name: str, root: Path) -> list[Step]:
-    """Converted masks of Train and Val, and `train_val` of both."""
-    home, made = root / "LoveDA", []
-    kinds = ("images_png", "masks_png", "masks_png_convert", "masks_png_convert_rgb")
-    for split in ("Train", "Val"):
-        for area in loveda.AREAS:
-            masks, output = home / split / area / "masks_png", home / split / area / "masks_png_convert"
-
-            def convert(workers: int, masks: Path = masks, output: Path = output) -> Report:
-                return convert_all(masks, output, workers)
-
-            outputs = (output, coloured(output))
-            made.append(Step(f"{name}/{split}/{area}/masks_png_convert", (masks,), outputs, convert))
-    for area in loveda.AREAS:
-        sources = {kind: [home / split / area / kind for split in ("Train", "Val")] for kind in kinds}
-        made.append(_union(f"{name}/train_val/{area}", sources, home / "train_val" / area))
-    return made
-
-
-def _uavid(name: str, root: Path) -> list[Step]:
-    """`uavid_train_val` of both, patches of train and val, and `train_val` of both."""
-    home, made = root / "uavid", []
-    for split in ("train", "val"):
-        cutting = Cutting(
-            spec=uavid.SPEC,
-            images=home / split / "images",
-            masks=home / split / "masks",
-            size=(SIDE, SIDE),
-            stride=(SIDE, SIDE),
-            canvas=UAVID_CANVAS,
-            suffix=".png",
-        )
-
-        def cut(workers: int, cutting: Cutting = cutting, source: Path = home / f"uavid_{split}") -> Report:
-            return split_all(pair_frames(source), cutting, workers, label=cutting.masks.parent.name)
-
-        outputs = cutting.images, cutting.masks
-        made.append(Step(f"{name}/{split}", (home / f"uavid_{split}",), outputs, cut))
-    sources = {kind: [home / split / kind for split in ("train", "val")] for kind in ("images", "masks")}
-    made.append(_union(f"{name}/train_val", sources, home / "train_val"))
-    frames = [home / f"uavid_{split}" for split in ("train", "val")]
-    target = home / "uavid_train_val"
-    made.append(Step(f"{name}/uavid_train_val", tuple(frames), (target,), lambda _: _join_sequences(frames, target)))
-    return made
-
-
-def _union(name: str, sources: dict[str, list[Path]], target: Path) -> Step:
-    """Hard links of the files of several folders in one, for each kind of file."""
-
-    def run(_: int) -> Report:
-        written: list[str] = []
-        for kind, folders in sources.items():
-            found = [path for folder in folders if folder.is_dir() for path in list_images(folder).values()]
-            if len({path.name for path in found}) < len(found):
-                raise DataError(f"{target / kind}: train and val have files of the same name; they must differ.")
-            link_all(found, target / kind)
-            written += [f"{kind}/{path.name}" for path in found]
-        return Report(written)
-
-    inputs = tuple(folder for folders in sources.values() for folder in folders)
-    return Step(name, inputs, tuple(target / kind for kind in sources), run)
-
-
-def _join_sequences(splits: Iterable[Path], target: Path) -> Report:
-    """All sequences of several folders in one, by hard links."""
-    written = []
-    for split in splits:
-        for folder in sorted(split.glob("*/*")):
-            if folder.name in ("Images", "Labels"):
-                found = list(list_images(folder).values())
-                link_all(found, target / folder.parent.name / folder.name)
-                written += [f"{folder.parent.name}/{folder.name}/{path.name}" for path in found]
-    return Report(written)
-
-
-def _state(step: Step) -> str:
-    """A fingerprint of the files that a step reads and has written: names, sizes and, of the input, times."""
-    digest = hashlib.sha256(f"{_VERSION}".encode())
-    for folders, timed in ((step.inputs, True), (step.outputs, False)):
+    Raises:
+        DataError: two folders have a file of the same path.
+    """
+    written: list[str] = []
+    for target, folders in step.sources.items():
+        found: dict[Path, Path] = {}
         for folder in folders:
             for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.name.startswith("."):
-                    facts = path.stat()
-                    time = facts.st_mtime_ns if timed else 0
-                    digest.update(f"{path.relative_to(folder)}|{facts.st_size}|{time}\n".encode())
-    return digest.hexdigest()
+                relative = path.relative_to(folder)
+                if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+                    continue
+                if relative in found:
+                    raise DataError(
+                        f"{target}: {found[relative]} and {path} have the same name; the files that are merged must "
+                        "have different ones."
+                    )
+                found[relative] = path
+        for relative, path in found.items():
+            _link(path, target / relative)
+            written.append(f"{target.name}/{relative.as_posix()}")
+    return Summary(written)
+
+
+def summarise(summary: Summary, spec: DatasetSpec, seconds: float, console: Console, *, what: str = "patches") -> None:
+    """Print number of files, class shares and seconds, and the notes."""
+    table = Table(title=f"{len(summary.written)} {what} in {seconds:.1f} s")
+    table.add_column("class")
+    table.add_column("pixels", justify="right")
+    table.add_column("share", justify="right")
+    whole = max(1, int(summary.pixels.sum()))
+    for name, index in [*zip(spec.classes, range(spec.num_classes), strict=True), ("ignore", spec.ignore_index)]:
+        count = int(summary.pixels[index])
+        table.add_row(name, f"{count:,}", f"{100 * count / whole:.2f} %")
+    console.print(table)
+    for note in summary.notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _convert(path: Path, step: Convert) -> Summary:
+    """Convert one mask."""
+    index = values_to_index(files.read_index(path), step.spec, path)
+    output, coloured = step.outputs
+    files.write_png(output / f"{path.stem}.png", index)
+    files.write_png(coloured / f"{path.stem}.png", index_to_colours(index, step.spec))
+    return Summary([path.stem], count_values(index))
+
+
+def _link(path: Path, target: Path) -> None:
+    """Link a file into a folder of ours; an earlier one with another content is replaced."""
+    make_folder(target.parent)
+    source = on_disk(path)
+    if target.exists() and not source.equals(on_disk(target)):
+        target.unlink()
+    link(source, target)
+
+
+def _foreign_patches(folder: Path, stems: set[str], written: set[str]) -> list[str]:
+    """Names of patches of the given tiles that are not among the written ones."""
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES
+        and path.stem not in written
+        and (found := _PATCH.fullmatch(path.stem))
+        and found["stem"] in stems
+    )
+
+
+def _clear_parts(folders: Iterable[Path], stems: Iterable[str], begin: float) -> None:
+    """Delete unfinished files of the given stems that a killed run has left, older than `begin` (seconds)."""
+    starts = tuple(f".{stem}" for stem in stems)
+    for path in (path for folder in folders for path in folder.glob(".*.part")):
+        if path.name.startswith(starts) and path.stat().st_mtime < begin:
+            path.unlink(missing_ok=True)

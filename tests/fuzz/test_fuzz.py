@@ -30,7 +30,7 @@ from d2ls.inference import submission
 from d2ls.inference.evaluate import predict
 from d2ls.inference.results import Masks
 from d2ls.models.weight_files import load_file
-from d2ls.preparation.sources import Sources
+from d2ls.preparation.archives import Sources
 from tests.data.folders import labels, picture
 from tests.fuzz.mutate import MUTATIONS, flip_bits, overwrite
 from tests.fuzz.readers import damaged
@@ -131,7 +131,7 @@ def test_archives(size: int, tmp_path: Path) -> None:
         path.write_bytes(mutation(whole, rng))
         try:
             with Sources(tmp_path / "in", tmp_path / "scratch") as sources:
-                for entry in sources.entries():
+                for entry in sources.files():
                     with entry.open() as file:
                         known = file.read() in members.values() or entry.path.suffix != ".tif" or entry.size == 0
                     assert known, entry.path

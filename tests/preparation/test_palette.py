@@ -5,21 +5,21 @@ import pytest
 from PIL import Image
 
 from d2ls.data.sets import potsdam
+from d2ls.data.sets.layout import Tile
 from d2ls.errors import DataError
-from d2ls.preparation.originals import Original
-from d2ls.preparation.patches import split
+from d2ls.preparation.tiling import split
 from tests.preparation import oracle
-from tests.preparation.test_patches import cutting
+from tests.preparation.test_tiling import tiling
 
 
 def tile(folder, stem, mask):
     oracle.save(folder / f"{stem}_RGB.tif", np.zeros_like(mask))
     oracle.save(folder / f"{stem}_label.tif", mask)
-    return Original(stem, folder / f"{stem}_RGB.tif", folder / f"{stem}_label.tif")
+    return Tile(stem, folder / f"{stem}_RGB.tif", folder / f"{stem}_label.tif")
 
 
 def settings(folder):
-    return cutting(folder, spec=potsdam.SPEC, size=(128, 128), stride=(128, 128))
+    return tiling(folder, spec=potsdam.SPEC, off_palette=potsdam.OFF_PALETTE, size=(128, 128), stride=(128, 128))
 
 
 def reencoded(mask):

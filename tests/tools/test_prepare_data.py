@@ -9,10 +9,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from d2ls.data.sets import loveda, potsdam, uavid, vaihingen
-from d2ls.preparation import steps
-from tests.preparation import archives, oracle
-from tests.preparation.archives import encode, write_zip
+from d2ls.data.sets import layout, loveda, potsdam, uavid, vaihingen
+from tests.preparation import fake_archives, oracle
+from tests.preparation.fake_archives import encode, write_zip
 from tests.tools.conftest import run_tool, start_tool
 
 JOURNAL = "vaihingen/.d2ls_prepared.json"
@@ -20,7 +19,7 @@ JOURNAL = "vaihingen/.d2ls_prepared.json"
 
 @pytest.fixture(autouse=True)
 def small_patches(monkeypatch):
-    monkeypatch.setattr(steps, "SIDE", 64)
+    monkeypatch.setattr(layout, "PATCH_SIDE", 64)
 
 
 def below(folder):
@@ -37,7 +36,7 @@ def check_vaihingen(home):
         assert names(home / f"{split}_images") == names(home / f"{split}_masks") == tile_names
     for tile in (*vaihingen.TRAIN_TILES, *vaihingen.TEST_TILES):
         split = "train" if tile in vaihingen.TRAIN_TILES else "test"
-        image, mask, eroded = archives.tile(int(tile))
+        image, mask, eroded = fake_archives.tile(int(tile))
         assert (home / f"{split}_images/top_mosaic_09cm_area{tile}.tif").read_bytes() == image
         assert (home / f"{split}_masks/top_mosaic_09cm_area{tile}.tif").read_bytes() == mask
         if split == "test":
@@ -46,7 +45,7 @@ def check_vaihingen(home):
 
 
 def test_vaihingen_from_archives_of_any_name(call_tool, tmp_path):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     code, out, error = call_tool(
         "prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "data"
     )
@@ -67,7 +66,7 @@ def test_vaihingen_from_archives_of_any_name(call_tool, tmp_path):
 
 
 def test_a_second_run_changes_nothing_and_mends_what_is_lost(call_tool, tmp_path):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     command = ("prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "data")
     assert call_tool(*command)[0] == 0
     clean = oracle.hashes(tmp_path / "data")
@@ -86,7 +85,7 @@ def test_a_second_run_changes_nothing_and_mends_what_is_lost(call_tool, tmp_path
 
 
 def test_unpacked_folders_serve_as_well_and_stay(call_tool, tmp_path):
-    data, complete, eroded = archives.vaihingen_members()
+    data, complete, eroded = fake_archives.vaihingen_members()
     for folder, members in (("Vaihingen", data), ("full", complete), ("cut", eroded)):
         for name, content in members.items():
             path = tmp_path / "unpacked" / folder / name
@@ -101,7 +100,7 @@ def test_unpacked_folders_serve_as_well_and_stay(call_tool, tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_potsdam_from_zips_in_a_zip(call_tool, tmp_path, method):
-    archives.write_potsdam(tmp_path / "downloads", outer=method)
+    fake_archives.write_potsdam(tmp_path / "downloads", outer=method)
     code, out, _ = call_tool("prepare_data.py", "potsdam", "--from", tmp_path / "downloads", "--to", tmp_path / "data")
     assert code == 0, out
     home = tmp_path / "data/potsdam"
@@ -116,7 +115,7 @@ def test_potsdam_from_zips_in_a_zip(call_tool, tmp_path, method):
 
 
 def test_dry_run_writes_nothing(call_tool, tmp_path):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     command = ("prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "data", "--dry-run")
     code, out, _ = call_tool(*command)
     assert code == 0
@@ -126,7 +125,7 @@ def test_dry_run_writes_nothing(call_tool, tmp_path):
 
 
 def test_missing_tiles_are_listed_by_name(call_tool, tmp_path):
-    data, complete, eroded = archives.vaihingen_members()
+    data, complete, eroded = fake_archives.vaihingen_members()
     del eroded["top_mosaic_09cm_area38_noBoundary.tif"]
     del data["top/top_mosaic_09cm_area30.tif"]
     for number, members in enumerate((data, complete, eroded)):
@@ -142,7 +141,7 @@ def test_missing_tiles_are_listed_by_name(call_tool, tmp_path):
 
 
 def test_files_that_are_there_are_never_replaced(call_tool, tmp_path):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     mine = tmp_path / "data/vaihingen/train_images/top_mosaic_09cm_area1.tif"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"my own")
@@ -191,7 +190,7 @@ def test_loveda(call_tool, tmp_path):
 
 
 def test_uavid(call_tool, tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "UAVID_CANVAS", (128, 256))
+    monkeypatch.setattr(uavid, "CANVAS", (128, 256))
     members, top = {}, "uavid_v1.5_official_release_image"
     for split, sequence in (("train", "seq1"), ("train", "seq2"), ("val", "seq16"), ("test", "seq21")):
         for frame in ("000000", "000100"):
@@ -272,7 +271,7 @@ def test_nothing_is_written_where_nothing_can_be_used(call_tool, tmp_path, name,
 
 
 def test_no_room(call_tool, tmp_path, monkeypatch):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
     code, _, error = call_tool(
         "prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "data"
@@ -284,8 +283,8 @@ def test_no_room(call_tool, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("at", ["train_images", "train/images_1024"])
 def test_killed_half_way_and_run_again(call_tool, tmp_path, monkeypatch, at):
-    monkeypatch.setattr(steps, "SIDE", 1024)
-    archives.write_vaihingen(tmp_path / "downloads")
+    monkeypatch.setattr(layout, "PATCH_SIDE", 1024)
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     command = ("prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to")
     assert call_tool(*command, tmp_path / "clean")[0] == 0
     with start_tool(*command, tmp_path / "out") as process:
@@ -304,7 +303,7 @@ def test_killed_half_way_and_run_again(call_tool, tmp_path, monkeypatch, at):
 
 
 def test_a_disk_that_fills_up_leaves_whole_files(call_tool, tmp_path):
-    archives.write_vaihingen(tmp_path / "downloads")
+    fake_archives.write_vaihingen(tmp_path / "downloads")
     command = ("prepare_data.py", "vaihingen", "--from", tmp_path / "downloads", "--to", tmp_path / "out")
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (19_300, 19_300))
     code, _, error = run_tool(*command, preexec_fn=limit)
@@ -312,7 +311,7 @@ def test_a_disk_that_fills_up_leaves_whole_files(call_tool, tmp_path):
     assert ".tif: cannot be written: File too large" in error
     for path in (tmp_path / "out").rglob("*.tif"):
         tile = int(path.stem.split("area")[1].split("_")[0])
-        assert path.read_bytes() in archives.tile(tile)
+        assert path.read_bytes() in fake_archives.tile(tile)
     assert not list((tmp_path / "out").rglob("*.part"))
     assert call_tool(*command)[0] == 0
     check_vaihingen(tmp_path / "out/vaihingen")

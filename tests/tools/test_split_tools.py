@@ -145,7 +145,8 @@ def test_loveda(call_tool, tmp_path):
         "loveda_mask_convert.py", "--mask-dir", tmp_path / "masks_png", "--output-mask-dir", target
     )
     assert code == 2
-    assert "9.png: value 8 in a mask" in error
+    assert "masks_png/9.png: " in error
+    assert " 8 (" in error
 
 
 def test_real_pieces(call_tool, tmp_path, shared_data):

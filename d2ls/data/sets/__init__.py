@@ -20,7 +20,7 @@ def find(name: str) -> DatasetFacts:
     """
     facts = _all().get(name)
     if facts is None:
-        raise ConfigError(f"{name}: no such data set; expected one of {', '.join(names())}.")
+        raise ConfigError(f"{name!r}: no such data set; expected one of {', '.join(names())}.")
     return facts
 
 

@@ -1,8 +1,6 @@
 """Cloud: clouds and their shadows in Landsat-8 patches (bands 4, 3 and 2 as RGB)."""
 
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import ktda
-from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
@@ -14,13 +12,12 @@ SPEC = DatasetSpec(
     citation="Foga et al., Cloud detection algorithm comparison and validation for Landsat (L8 Biome), 2017.",
 )
 AUGMENTATION = ktda.AUGMENTATION
-_SPLITS = ktda.Splits(SPEC)
-train, val = _SPLITS.train, _SPLITS.val
-
-
-def test() -> SegmentationDataset:
-    """Test images."""
-    return _SPLITS.evaluation("test")
-
-
-FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=ktda.D4)
+_SPLITS = ktda.Splits(
+    SPEC,
+    test="test",
+    words=("cloud", "l8", "biome"),
+    others=("grass",),
+    downloads="the folder l8_biome (folders img_dir/train and ann_dir/train)",
+)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
+FACTS = _SPLITS.facts()

@@ -1,7 +1,9 @@
 """Dubai: 72 aerial photographs in 8 tiles of very different scale, sizes 509 x 544 to 2149 x 1480 px."""
 
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
@@ -10,6 +12,7 @@ from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets.facts import DatasetFacts, Views
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, plan_by_path
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
@@ -22,6 +25,9 @@ SPEC = DatasetSpec(
     citation="Humans in the Loop and Mohammed Bin Rashid Space Center, Semantic segmentation of aerial imagery, 2020.",
 )
 AUGMENTATION = Augmentation(crop=384, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.75, rot90=0.5, flip=0.5)
+SPLITS = ("train", "val", "test")
+PART_SPLITS = {7: "test", 8: "val", 9: "test"}
+"""Split of each part of a tile; parts 1 to 6 are for training."""
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -47,10 +53,10 @@ def test() -> SegmentationDataset:
 
 
 def _dataset(split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
-    return SegmentationDataset(SPEC, partial(_split, split), read_mask=read_colour_mask, augmentation=augmentation)
+    return SegmentationDataset(SPEC, partial(_pairs, split), read_mask=read_colour_mask, augmentation=augmentation)
 
 
-def _split(split: str) -> list[Pair]:
+def _pairs(split: str) -> list[Pair]:
     folder = data_root() / "dubai"
     if split == "test" and not (folder / "images" / "test").is_dir():
         split = "val"
@@ -58,4 +64,35 @@ def _split(split: str) -> list[Pair]:
     return match(folder / "images" / split, folder / "masks" / split, made_by)
 
 
-FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)))
+def _folders(home: Path) -> list[ImageFolder]:
+    return [
+        ImageFolder(split, home / "images" / split, (MaskFolder(home / "masks" / split, coloured=True),))
+        for split in SPLITS
+    ]
+
+
+def _target(path: PurePosixPath) -> PurePosixPath | None:
+    """`Tile N/{images,masks}/image_part_00P` as published, or `{images,masks}/<split>` as prepared."""
+    parts = path.parts
+    if len(parts) < 3 or path.suffix.lower() not in (".jpg", ".png"):
+        return None
+    tile = re.fullmatch(r"Tile[ _]?(\d+)", parts[-3], re.I)
+    part = re.fullmatch(r"image_part_(\d+)", path.stem)
+    if tile and part and parts[-2] in ("images", "masks"):
+        split = PART_SPLITS.get(int(part[1]), "train")
+        return PurePosixPath("dubai", parts[-2], split, f"tile{tile[1]}_{parts[-1]}")
+    if parts[-3] in ("images", "masks") and parts[-2] in SPLITS:
+        return PurePosixPath("dubai", *parts[-3:])
+    return None
+
+
+FACTS = DatasetFacts(
+    spec=SPEC,
+    val=val,
+    test=test,
+    d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
+    home="dubai",
+    folders=_folders,
+    downloads="the archive with the folders 'Tile 1' to 'Tile 8' (files images/image_part_001.jpg)",
+    plan=plan_by_path(_target, ("images", "masks")),
+)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.sets.layout import ImageFolder, Planner, Size, Step
 from d2ls.data.spec import DatasetSpec
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ class Server:
         )
 
 
+def no_steps(_: Path) -> list[Step]:
+    """No steps: the originals are what is trained on."""
+    return []
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """One data set.
@@ -67,6 +71,11 @@ class DatasetFacts:
         spec: classes, colours and bands.
         val, test: make the data sets of these splits.
         d4: the views of `-t d4`.
+        home: name of its folder below the data root.
+        folders: lists the folders of images and masks below `home`, those that do not exist included.
+        downloads: the archives or folders to download, in words.
+        plan: tells the target of each downloaded file.
+        steps: lists, for the path of `home`, what is made from the originals, in order.
         server: what the evaluation server takes, where there is one.
         frame_specs: classes that `test(folder, spec=...)` can take, by the name that `-d` gives them. Only where test
             images are frames that are segmented in windows.
@@ -76,5 +85,10 @@ class DatasetFacts:
     val: Callable[..., SegmentationDataset]
     test: Callable[..., SegmentationDataset]
     d4: Views
+    home: str
+    folders: Callable[[Path], list[ImageFolder]]
+    downloads: str = ""
+    plan: Planner | None = None
+    steps: Callable[[Path], list[Step]] = no_steps
     server: Server | None = None
     frame_specs: Mapping[str, DatasetSpec] = field(default_factory=dict, hash=False)

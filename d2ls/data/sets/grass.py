@@ -1,8 +1,6 @@
-"""Grass: five degrees of vegetation cover in 256 px satellite images."""
+"""Grass: five degrees of vegetation cover in 256 px satellite images; tested on the validation images."""
 
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import ktda
-from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.spec import DatasetSpec
 
 SPEC = DatasetSpec(
@@ -14,13 +12,12 @@ SPEC = DatasetSpec(
     citation="Grass cover set of KTDA (Knowledge Transfer and Domain Adaptation), 2024.",
 )
 AUGMENTATION = ktda.AUGMENTATION
-_SPLITS = ktda.Splits(SPEC)
-train, val = _SPLITS.train, _SPLITS.val
-
-
-def test() -> SegmentationDataset:
-    """Test images: the set has no split of its own for them, so the validation images."""
-    return _SPLITS.evaluation("val")
-
-
-FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=ktda.D4)
+_SPLITS = ktda.Splits(
+    SPEC,
+    test="val",
+    words=("grass",),
+    others=("cloud", "l8", "biome"),
+    downloads="the folder grass (folders img_dir/train and ann_dir/train)",
+)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
+FACTS = _SPLITS.facts()

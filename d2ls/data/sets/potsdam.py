@@ -1,12 +1,16 @@
 """ISPRS Potsdam: RGB at 5 cm; 1024 px patches of 38 tiles, 7_10 left out for its faulty labels."""
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
 from d2ls.data.sets.facts import DatasetFacts, Views
+from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
 
 SPEC = isprs.spec("potsdam")
 TEST_TILES = (
@@ -20,6 +24,13 @@ TRAIN_TILES = (
 VALIDATION_TILE = "2_10"
 LEFT_OUT_TILE = "7_10"
 AUGMENTATION = Augmentation(crop=768, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.75, mosaic=0.25, rot90=0.25, flip=0.5)
+_STEM = "top_potsdam_"
+OFF_PALETTE = {
+    f"{_STEM}4_12": "a lossy re-encoding with thousands of colours",
+    f"{_STEM}6_7": "most cars are (252, 255, 0)",
+}
+"""Tiles whose official label colours are not the published ones."""
+_ORIGINAL = re.compile(rf"{_STEM}(?P<tile>\d+_\d+)_(?P<kind>RGB|label|label{isprs.ERODED})\.tif")
 
 
 def train(protocol: str = "strict", *, folder: str = "potsdam", **changes: Any) -> SegmentationDataset:
@@ -43,9 +54,60 @@ def test(*, folder: str = "potsdam") -> SegmentationDataset:
     return _patches(folder).test()
 
 
+def naming(*, rgb: bool, eroded: bool) -> isprs.Naming:
+    """Names of the originals: `top_potsdam_2_10_RGB.tif` or `..._IRRG.tif`, `..._label.tif` or `..._noBoundary.tif`."""
+    return isprs.Naming("_RGB" if rgb else "_IRRG", f"_label{isprs.ERODED}" if eroded else "_label")
+
+
+def tiling(*, training: bool, **options: Any) -> Tiling:
+    """How tiles are cut, the same for training and test."""
+    del training
+    return Tiling(spec=SPEC, off_palette=OFF_PALETTE, faulty=(f"{_STEM}{LEFT_OUT_TILE}",), **options)
+
+
 def _patches(folder: str) -> isprs.Patches:
     name = r"potsdam_(?P<tile>\d+_\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
     return isprs.Patches(SPEC, folder, name, VALIDATION_TILE)
 
 
-FACTS = DatasetFacts(spec=SPEC, val=val, test=test, d4=Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)))
+def _steps(home: Path) -> list[Step]:
+    return isprs.steps(home, tiling, lambda eroded: naming(rgb=True, eroded=eroded), overlap=False)
+
+
+def _folders(home: Path) -> list[ImageFolder]:
+    """With RGB images, or with infrared ones where there are no others."""
+    rgb = any(home.glob("*_images/*_RGB.*")) or not any(home.glob("*_images/*_IRRG.*"))
+    names = (naming(rgb=rgb, eroded=eroded) for eroded in (False, True))
+    return isprs.folders(home, *names, off_palette=OFF_PALETTE)
+
+
+def _plan(paths: Sequence[PurePosixPath], _: Callable[[PurePosixPath], bytes]) -> Plan:
+    """RGB images, labels and eroded labels."""
+    plan, home, names = Plan(), PurePosixPath("potsdam"), naming(rgb=True, eroded=False)
+    kinds = {"RGB": "images", "label": "masks", f"label{isprs.ERODED}": "masks_eroded"}
+    for path in paths:
+        if (found := _ORIGINAL.fullmatch(path.name)) is None:
+            continue
+        tile, kind = isprs.without_zeros(found["tile"]), kinds[found["kind"]]
+        split = "train" if tile in TRAIN_TILES else "test" if tile in TEST_TILES else None
+        if split is None:
+            why = "its labels are faulty" if tile == LEFT_OUT_TILE else "it is in no official split"
+            plan.notes.append(f"{path}: left out, {why}")
+        elif split == "test" or kind != "masks_eroded":
+            plan.files[home / f"{split}_{kind}" / f"{_STEM}{tile}_{found['kind']}.tif"].append(path)
+    eroded = naming(rgb=True, eroded=True).mask
+    plan.expected = isprs.expected(home, TRAIN_TILES, TEST_TILES, _STEM, names, eroded)
+    return plan
+
+
+FACTS = DatasetFacts(
+    spec=SPEC,
+    val=val,
+    test=test,
+    d4=Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
+    home="potsdam",
+    folders=_folders,
+    downloads="2_Ortho_RGB.zip, 5_Labels_all.zip and 5_Labels_all_noBoundary.zip (files top_potsdam_R_C_RGB.tif)",
+    plan=_plan,
+    steps=_steps,
+)

@@ -1,8 +1,9 @@
-"""UAVid: oblique frames from a drone, 3840 or 4096 x 2160; trained on 1024 px patches."""
+"""UAVid: oblique frames from a drone, 3840 or 4096 x 2160 px; trained on 1024 px patches, tested in windows."""
 
+import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
@@ -10,8 +11,9 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
-from d2ls.data.sets import isprs, landcoverai
+from d2ls.data.sets import isprs, landcoverai, layout
 from d2ls.data.sets.facts import DatasetFacts, Server, Views
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, Merge, Split, Step, Tile, Tiling, plan_by_path
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -27,6 +29,9 @@ SPEC = DatasetSpec(
     citation="Lyu et al., UAVid: A semantic segmentation dataset for UAV imagery, 2020.",
 )
 AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
+FRAME_SIZES = ((2160, 3840), (2160, 4096))
+CANVAS = (2048, 4096)
+"""What frames are cut from: padded to this width at the left, their lowest rows kept."""
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -57,6 +62,28 @@ def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> Segme
     return SegmentationDataset(spec, partial(_frames, folder), read_mask=read_colour_mask)
 
 
+def tiles(folder: Path) -> list[Tile]:
+    """Labelled frames of the folders `seqN/{Images,Labels}` in the order of their names.
+
+    Raises:
+        DataError: the folder is missing or has no sequences, or a frame has no label.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Expected the folder that holds the sequences seqN/Images.")
+    hint = "Frames are split together with their labels; UAVid's test frames have none and stay whole."
+    return [
+        Tile(f"{sequence.name}_{pair.name}", pair.image, pair.mask)
+        for sequence in _sequences(folder, "Expected uavid_train, uavid_val or uavid_train_val.")
+        for pair in match(sequence / "Images", sequence / "Labels", hint)
+        if pair.mask is not None
+    ]
+
+
+def tiling(**options: Any) -> Tiling:
+    """How frames are cut."""
+    return Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
+
+
 def _patches(split: str) -> list[Pair]:
     folder = data_root() / "uavid" / split
     return match(folder / "images", folder / "masks", "Make the patches with tools/uavid_patch_split.py.")
@@ -65,15 +92,58 @@ def _patches(split: str) -> list[Pair]:
 def _frames(folder: Path | str | None) -> list[Pair]:
     top = data_root() / "uavid" / "uavid_test" if folder is None else Path(folder)
     made_by = "Unpack UAVid's archive with tools/prepare_data.py uavid."
-    sequences = sorted(images.parent for images in top.glob("*/Images"))
-    if not sequences:
-        raise DataError(f"{top}: no folders seqN/Images. {made_by}")
     pairs: list[Pair] = []
-    for sequence in sequences:
+    for sequence in _sequences(top, made_by):
         labels = sequence / "Labels"
         for pair in match(sequence / "Images", labels if labels.is_dir() else None, made_by):
             pairs.append(replace(pair, name=f"{sequence.name}/{pair.name}"))
     return pairs
+
+
+def _sequences(folder: Path, hint: str) -> list[Path]:
+    """The folders seqN."""
+    found = sorted(images.parent for images in folder.glob("*/Images"))
+    if not found:
+        raise DataError(f"{folder}: no folders seqN/Images in it. {hint}")
+    return found
+
+
+def _target(path: PurePosixPath) -> PurePosixPath | None:
+    """`uavid_{train,val,test}/seqN/{Images,Labels}/<name>.png`, wherever it begins."""
+    parts = path.parts
+    is_frame = len(parts) >= 4 and path.suffix.lower() == ".png" and re.fullmatch(r"seq\d+", parts[-3])
+    if not is_frame or parts[-2] not in ("Images", "Labels"):
+        return None
+    above = (part.lower().removesuffix(".zip") for part in reversed(parts[:-3]))
+    split = next((part for part in above if part in ("uavid_train", "uavid_val", "uavid_test")), None)
+    return PurePosixPath("uavid", split, *parts[-3:]) if split else None
+
+
+def _steps(home: Path) -> list[Step]:
+    """Patches of train and val, `train_val` of both, and `uavid_train_val` of the frames of both."""
+    side, made, splits = (layout.PATCH_SIDE,) * 2, list[Step](), ("train", "val")
+    for split in splits:
+        how = tiling(images=home / split / "images", masks=home / split / "masks", size=side, stride=side)
+        frames = home / f"uavid_{split}"
+        made.append(Split(f"uavid/{split}", (frames,), partial(tiles, frames), how))
+    patches = {
+        home / "train_val" / kind: tuple(home / split / kind for split in splits) for kind in ("images", "masks")
+    }
+    originals = {home / "uavid_train_val": tuple(home / f"uavid_{split}" for split in splits)}
+    return [*made, Merge("uavid/train_val", patches), Merge("uavid/uavid_train_val", originals)]
+
+
+def _folders(home: Path) -> list[ImageFolder]:
+    made = []
+    for split in ("train", "val", "train_val"):
+        family = None if split == "train_val" else "patches"
+        made.append(ImageFolder(split, home / split / "images", (MaskFolder(home / split / "masks"),), family))
+    for split in ("uavid_train", "uavid_val", "uavid_test"):
+        for sequence in sorted((home / split).glob("*")):
+            labels = MaskFolder(sequence / "Labels", coloured=True)
+            masks = (labels,) if split != "uavid_test" or labels.folder.is_dir() else ()
+            made.append(ImageFolder(split, sequence / "Images", masks, "originals"))
+    return made
 
 
 FACTS = DatasetFacts(
@@ -81,10 +151,15 @@ FACTS = DatasetFacts(
     val=val,
     test=test,
     d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
-    server=Server(  # masks in colours, beside their frames
+    home="uavid",
+    folders=_folders,
+    downloads="uavid_v1.5_official_release_image.zip (folders uavid_train/seq1/Images)",
+    plan=plan_by_path(_target, ("Images", "Labels"), unlabelled="uavid_test"),
+    steps=_steps,
+    server=Server(  # masks in colours, in the folders of their frames
         SPEC,
         {
-            f"seq{sequence}/Labels/{frame:06d}.png": ((2160, 3840), (2160, 4096))
+            f"seq{sequence}/Labels/{frame:06d}.png": FRAME_SIZES
             for sequence in (*range(21, 31), *range(38, 43))
             for frame in range(0, 1000, 100)
         },

@@ -51,7 +51,7 @@ def test_converted_masks_come_first(root: Path) -> None:
 def test_raw_values_above_seven(root: Path) -> None:
     write_split(root, "Val")
     files.write_png(root / "Val" / "Urban" / "masks_png" / "1.png", np.full((16, 16), 8, np.uint8))
-    with pytest.raises(DataError, match=r"masks_png/1.png: value 8 in a mask as LoveDA publishes"):
+    with pytest.raises(DataError, match=r"masks_png/1.png: .*8"):
         loveda.val()[0]
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from d2ls.data import io as files
 from d2ls.data.sets import potsdam, vaihingen
+from d2ls.data.sets.layout import Tile
 from d2ls.errors import DataError
-from d2ls.preparation.originals import Original
-from d2ls.preparation.splitting import split_all
+from d2ls.preparation.steps import split_all
 from tests.preparation import oracle
-from tests.preparation.test_patches import cutting
+from tests.preparation.test_tiling import tiling
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,14 +24,15 @@ def tiles(folder, number=4):
         image, mask = oracle.draw(np.random.default_rng(at), (70, 90), cars=0.3)
         oracle.save(folder / f"i{at}.png", image)
         oracle.save(folder / f"m{at}.png", mask)
-        made.append(Original(f"tile{at}", folder / f"i{at}.png", folder / f"m{at}.png"))
+        made.append(Tile(f"tile{at}", folder / f"i{at}.png", folder / f"m{at}.png"))
     return made
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path):
     originals = tiles(tmp_path / "in")
     reports = [
-        split_all(originals, cutting(tmp_path / str(workers), variants=3, crowds=4), workers) for workers in (1, 3)
+        split_all(originals, tiling(tmp_path / str(workers), variants=3, oversample_class=4), workers)
+        for workers in (1, 3)
     ]
     assert oracle.hashes(tmp_path / "1") == oracle.hashes(tmp_path / "3")
     assert reports[0].written == reports[1].written
@@ -41,7 +42,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path):
 
 def test_a_full_disk_leaves_whole_files_and_a_second_run_completes_them(tmp_path, monkeypatch):
     originals = tiles(tmp_path / "in")
-    split_all(originals, cutting(tmp_path / "clean"), 1)
+    split_all(originals, tiling(tmp_path / "clean"), 1)
     clean, write = oracle.hashes(tmp_path / "clean"), Path.replace
     left = 20
 
@@ -55,25 +56,25 @@ def test_a_full_disk_leaves_whole_files_and_a_second_run_completes_them(tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(DataError, match=r"tile\d_0_\d+\.\w+: cannot be written: No space left on device"):
-            split_all(originals, cutting(tmp_path / "out"), 1)
+            split_all(originals, tiling(tmp_path / "out"), 1)
     found = oracle.hashes(tmp_path / "out")
     assert len(found) == 20
     assert found.items() <= clean.items()
-    split_all(originals, cutting(tmp_path / "out"), 1)
+    split_all(originals, tiling(tmp_path / "out"), 1)
     assert oracle.hashes(tmp_path / "out") == clean
 
 
 def test_patches_of_other_settings_are_reported_and_kept(tmp_path):
     originals = tiles(tmp_path / "in")
-    split_all(originals, cutting(tmp_path / "out", stride=(8, 8)), 1)
+    split_all(originals, tiling(tmp_path / "out", stride=(8, 8)), 1)
     (tmp_path / "out/images/another_0_99.tif").write_bytes(b"")
     before = oracle.hashes(tmp_path / "out").keys()
-    report = split_all(originals, cutting(tmp_path / "out"), 1)
+    report = split_all(originals, tiling(tmp_path / "out"), 1)
     assert len(report.notes) == 2
     assert "tile0_0_" in report.notes[0]
     assert "another" not in "".join(report.notes)
     assert oracle.hashes(tmp_path / "out").keys() > before
-    assert not split_all(originals, cutting(tmp_path / "new"), 1).notes
+    assert not split_all(originals, tiling(tmp_path / "new"), 1).notes
 
 
 def test_a_tile_with_faulty_labels_is_told(tmp_path):
@@ -83,16 +84,16 @@ def test_a_tile_with_faulty_labels_is_told(tmp_path):
         files_of = [tmp_path / "in" / f"top_potsdam_{name}_{what}.png" for what in ("RGB", "label")]
         for path, pixels in zip(files_of, (image, mask), strict=True):
             oracle.save(path, pixels)
-        originals.append(Original(f"top_potsdam_{name}", *files_of))
-    notes = split_all(originals, cutting(tmp_path / "out", spec=potsdam.SPEC), 1).notes
+        originals.append(Tile(f"top_potsdam_{name}", *files_of))
+    notes = split_all(originals, tiling(tmp_path / "out", spec=potsdam.SPEC, faulty=("top_potsdam_7_10",)), 1).notes
     assert len(notes) == 1
     assert "top_potsdam_7_10_label.png: the official labels of this tile are faulty" in notes[0]
-    assert not split_all(originals, cutting(tmp_path / "other"), 1).notes, "another data set's tile of that name"
+    assert not split_all(originals, tiling(tmp_path / "other"), 1).notes, "another data set's tile of that name"
 
 
 def test_unfinished_files_of_a_killed_run_go_away_and_others_stay(tmp_path):
     originals = tiles(tmp_path / "in")
-    settings = cutting(tmp_path / "out")
+    settings = tiling(tmp_path / "out")
     old, foreign = settings.images / ".tile0_0_1.abc.part", settings.images / ".other_0_1.abc.part"
     for path in (old, foreign):
         path.write_bytes(b"half")
@@ -107,12 +108,12 @@ def test_unfinished_files_of_a_killed_run_go_away_and_others_stay(tmp_path):
 def test_patches_do_not_go_among_the_originals(tmp_path):
     originals = tiles(tmp_path / "images")
     with pytest.raises(DataError, match="the originals lie here"):
-        split_all(originals, cutting(tmp_path), 1)
+        split_all(originals, tiling(tmp_path), 1)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     originals = tiles(tmp_path / "in")
-    settings = cutting(tmp_path / "out")
+    settings = tiling(tmp_path / "out")
     (tmp_path / "out/images").rmdir()
     (tmp_path / "out/images").write_bytes(b"a file")
     with pytest.raises(DataError, match=r"images: this folder cannot be made"):
@@ -123,8 +124,8 @@ PEAK = """
 import json, sys
 from pathlib import Path
 from d2ls.data.spec import DatasetSpec
-from d2ls.preparation.originals import Original
-from d2ls.preparation.patches import Cutting, split
+from d2ls.data.sets.layout import Tile, Tiling
+from d2ls.preparation.tiling import split
 
 def status(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -134,9 +135,9 @@ folder = Path(sys.argv[1])
 images, masks = folder / "images", folder / "masks"
 images.mkdir(), masks.mkdir()
 spec = DatasetSpec.from_dict(json.loads(sys.argv[2]))
-cutting = Cutting(spec=spec, images=images, masks=masks, size=(1024, 1024), stride=(1024, 1024), variants=3)
+tiling = Tiling(spec=spec, images=images, masks=masks, size=(1024, 1024), stride=(1024, 1024), variants=3)
 start = status("VmRSS")
-split(Original("tile", folder / "image.tif", folder / "mask.tif"), cutting)
+split(Tile("tile", folder / "image.tif", folder / "mask.tif"), tiling)
 print(status("VmHWM") - start)
 """
 

@@ -1,7 +1,8 @@
 import pytest
 
+from d2ls.data.sets import potsdam, uavid, vaihingen
+from d2ls.data.sets.isprs import tiles
 from d2ls.errors import DataError
-from d2ls.preparation.originals import Naming, pair_frames, pair_tiles
 
 
 def touch(folder, *names):
@@ -15,7 +16,7 @@ def test_vaihingen_has_one_name_for_both_or_an_eroded_one(tmp_path):
     images = touch(tmp_path / "i", "top_mosaic_09cm_area1.tif", "top_mosaic_09cm_area1.tfw", ".hidden.tif")
     masks = touch(tmp_path / "m", "top_mosaic_09cm_area1.tif", "top_mosaic_09cm_area1_noBoundary.tif")
     for eroded, name in ((False, "top_mosaic_09cm_area1.tif"), (True, "top_mosaic_09cm_area1_noBoundary.tif")):
-        (original,) = pair_tiles(images, masks, Naming.vaihingen(eroded=eroded))
+        (original,) = tiles(images, masks, vaihingen.naming(eroded=eroded))
         assert (original.stem, original.image.name, original.mask.name) == (
             "top_mosaic_09cm_area1", "top_mosaic_09cm_area1.tif", name,
         )  # fmt: skip
@@ -28,7 +29,7 @@ def test_potsdam_names(tmp_path, rgb, eroded):
         tmp_path / "i", "top_potsdam_2_10_RGB.tif", "top_potsdam_2_10_IRRG.tif", "top_potsdam_2_10_RGBIR.tif"
     )
     masks = touch(tmp_path / "m", "top_potsdam_2_10_label.tif", "top_potsdam_2_10_label_noBoundary.tif")
-    (original,) = pair_tiles(images, masks, Naming.potsdam(rgb=rgb, eroded=eroded))
+    (original,) = tiles(images, masks, potsdam.naming(rgb=rgb, eroded=eroded))
     assert original.stem == "top_potsdam_2_10"
     assert original.image.name == f"top_potsdam_2_10_{'RGB' if rgb else 'IRRG'}.tif"
     assert original.mask.name == f"top_potsdam_2_10_label{'_noBoundary' if eroded else ''}.tif"
@@ -37,23 +38,23 @@ def test_potsdam_names(tmp_path, rgb, eroded):
 def test_missing_partners_are_named(tmp_path):
     images, masks = touch(tmp_path / "i", "a.tif", "b.tif"), touch(tmp_path / "m", "b.tif", "c.tif")
     with pytest.raises(DataError, match=r"i: no mask for 1 of 2 images \(first: a.tif; expected a.tif in .*m\)"):
-        pair_tiles(images, masks, Naming.vaihingen(eroded=False))
+        tiles(images, masks, vaihingen.naming(eroded=False))
     (images / "a.tif").unlink()
     with pytest.raises(DataError, match=r"m: no image for 1 of 2 masks \(first: c.tif"):
-        pair_tiles(images, masks, Naming.vaihingen(eroded=False))
+        tiles(images, masks, vaihingen.naming(eroded=False))
 
 
 def test_wrong_and_empty_folders(tmp_path):
     empty, other = touch(tmp_path / "empty"), touch(tmp_path / "i", "top_potsdam_2_10_IRRG.tif")
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
-        pair_tiles(tmp_path / "nowhere", empty, Naming.vaihingen(eroded=False))
+        tiles(tmp_path / "nowhere", empty, vaihingen.naming(eroded=False))
     with pytest.raises(DataError, match=r"empty: no images.*no images there at all"):
-        pair_tiles(empty, empty, Naming.vaihingen(eroded=False))
+        tiles(empty, empty, vaihingen.naming(eroded=False))
     with pytest.raises(DataError, match=r"names end in _RGB; 1 other images there, first: top_potsdam_2_10_IRRG.tif"):
-        pair_tiles(other, empty, Naming.potsdam(rgb=True, eroded=False))
+        tiles(other, empty, potsdam.naming(rgb=True, eroded=False))
     only_eroded = touch(tmp_path / "m", "a_noBoundary.tif")
     with pytest.raises(DataError, match=r"do not end in _noBoundary; 1 other.*--eroded"):
-        pair_tiles(other, only_eroded, Naming.vaihingen(eroded=False))
+        tiles(other, only_eroded, vaihingen.naming(eroded=False))
 
 
 def test_frames(tmp_path):
@@ -61,17 +62,17 @@ def test_frames(tmp_path):
     touch(tmp_path / "seq2" / "Labels", "000000.png", "000100.png")
     touch(tmp_path / "seq10" / "Images", "000000.png")
     touch(tmp_path / "seq10" / "Labels", "000000.png")
-    assert [original.stem for original in pair_frames(tmp_path)] == ["seq10_000000", "seq2_000000", "seq2_000100"]
+    assert [original.stem for original in uavid.tiles(tmp_path)] == ["seq10_000000", "seq2_000000", "seq2_000100"]
     (tmp_path / "seq10" / "Labels" / "000000.png").rename(tmp_path / "seq10" / "Labels" / "000001.png")
     with pytest.raises(DataError, match=r"seq10.*no mask for 1 of 1 images"):
-        pair_frames(tmp_path)
+        uavid.tiles(tmp_path)
 
 
 def test_frames_without_labels_or_sequences(tmp_path):
     with pytest.raises(DataError, match=r"no folders seqN/Images"):
-        pair_frames(tmp_path)
+        uavid.tiles(tmp_path)
     touch(tmp_path / "seq2" / "Images", "000000.png")
     with pytest.raises(DataError, match=r"seq2.Labels: no such folder.*test frames have none"):
-        pair_frames(tmp_path)
+        uavid.tiles(tmp_path)
     with pytest.raises(DataError, match=r"nowhere: no such folder"):
-        pair_frames(tmp_path / "nowhere")
+        uavid.tiles(tmp_path / "nowhere")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from d2ls.errors import DataError
-from d2ls.preparation.sources import Sources
-from tests.preparation.archives import write_zip, zipped
+from d2ls.preparation.archives import Sources
+from tests.preparation.fake_archives import write_zip, zipped
 
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
 
@@ -17,10 +17,10 @@ METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]
 def contents(folder):
     with Sources(folder, folder) as sources:
         found = {}
-        for entry in sources.entries():
-            with entry.open() as file:
-                found[entry.path.as_posix()] = file.read()
-            assert entry.size == len(found[entry.path.as_posix()])
+        for source in sources.files():
+            with source.open() as file:
+                found[source.path.as_posix()] = file.read()
+            assert source.size == len(found[source.path.as_posix()])
         return found
 
 
@@ -136,7 +136,7 @@ def test_loops_of_links_end(tmp_path):
 def test_other_archives_are_noted(tmp_path):
     (tmp_path / "Train.7z").write_bytes(b"7z")
     with Sources(tmp_path, tmp_path) as sources:
-        sources.entries()
+        sources.files()
         assert sources.not_opened == ["Train.7z"]
     with pytest.raises(DataError, match="nowhere: no such folder"):
         contents(tmp_path / "nowhere")
@@ -146,5 +146,5 @@ def test_checksums_agree(tmp_path):
     (tmp_path / "x.bin").write_bytes(b"some content")
     write_zip(tmp_path / "a.zip", {"x.bin": b"some content"})
     with Sources(tmp_path, tmp_path) as sources:
-        one, other = sources.entries()
+        one, other = sources.files()
         assert one.checksum() == other.checksum()

@@ -1,0 +1,246 @@
+"""Declarative description of a data set on the disk: archives, tiles, folders, and the steps between them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import ConfigError
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+PATCH_SIDE = 1024
+"""Side in pixels of the patches that prepare_data cuts."""
+
+
+@dataclass
+class Plan:
+    """Targets of the downloaded files, below the data root.
+
+    Attributes:
+        files: candidates for each target, the preferred one first.
+        expected: targets that must exist in the end, whether among `files` or on the disk already.
+        notes: files left out, and why.
+        problems: what is missing.
+        preferred: name of a folder whose files are taken where those of one target differ.
+    """
+
+    files: dict[PurePosixPath, list[PurePosixPath]] = field(default_factory=lambda: defaultdict(list))
+    expected: list[PurePosixPath] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    preferred: str = ""
+
+
+Planner = Callable[[Sequence[PurePosixPath], Callable[[PurePosixPath], bytes]], Plan]
+"""Makes the plan from the paths of all downloaded files (archives count as folders) and a function that reads one."""
+
+
+def plan_by_path(
+    target: Callable[[PurePosixPath], PurePosixPath | None], partners: tuple[str, str], unlabelled: str = ""
+) -> Planner:
+    """A planner for data sets in which a file's path tells its target.
+
+    Args:
+        target: the path below the data root, None for files of no use.
+        partners: names of the folders of images and of masks, which hold files of the same stems.
+        unlabelled: name of the folder of the split without masks.
+    """
+
+    def plan(paths: Sequence[PurePosixPath], _: Callable[[PurePosixPath], bytes]) -> Plan:
+        made = Plan()
+        for path in paths:
+            if (found := target(path)) is not None:
+                made.files[found].append(path)
+        stems = {found.with_suffix("") for found in made.files}
+        other = dict([partners, partners[::-1]])
+        for found in sorted(made.files):
+            partner = PurePosixPath(*(other.get(part, part) for part in found.parts)).with_suffix("")
+            if unlabelled not in found.parts and partner not in stems:
+                made.problems.append(f"{found}: no partner {partner}.*")
+        return made
+
+    return plan
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An original image and its colour mask; `stem` begins the names of its patches."""
+
+    stem: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """How tiles are cut into patches, and the folders of the patches.
+
+    Attributes:
+        spec: classes and colours.
+        images, masks: folders of the patches; `masks` also holds the folder `origin` of a run with `colours`.
+        size, stride: of the grid.
+        variants: 1, or 3 for horizontal and vertical flips as well.
+        scale: image and mask are resized by it first.
+        canvas: fixed size to cut from, instead of the next multiple of the patch size.
+        oversample_class: index of the class around which additional crops are taken, or None.
+        colours: write colour masks instead of indices.
+        legend: which colours.
+        unknown: colours of no class are an error, or read as ignore.
+        suffix: format of the image patches.
+        off_palette: stems of tiles whose colours are read by threshold, and why.
+        faulty: stems of tiles that should not be used.
+
+    Raises:
+        ConfigError: a size, stride or scale out of range.
+    """
+
+    spec: DatasetSpec
+    images: Path
+    masks: Path
+    size: Size
+    stride: Size
+    variants: Literal[1, 3] = 1
+    scale: float = 1.0
+    canvas: Size | None = None
+    oversample_class: int | None = None
+    colours: bool = False
+    legend: Literal["official", "reference"] = "official"
+    unknown: Literal["error", "ignore"] = "error"
+    suffix: Literal[".tif", ".png"] = ".tif"
+    off_palette: Mapping[str, str] = field(default_factory=dict)
+    faulty: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, values in (("split size", self.size), ("stride", self.stride)):
+            if min(values) < 1:
+                raise ConfigError(f"{name} is {min(values)}; expected pixels, 1 or more.")
+        if self.images.resolve() == self.masks.resolve():
+            raise ConfigError(f"{self.images}: images and masks of one name need two folders; give two different ones.")
+        if not 1 / 64 <= self.scale <= 64:
+            raise ConfigError(f"val-scale is {self.scale}; expected a factor from 1/64 to 64.")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Step that cuts tiles into patches.
+
+    Attributes:
+        name: output, for the user and the journal.
+        inputs: folders of the tiles.
+        tiles: lists them.
+        tiling: how, and where to.
+    """
+
+    name: str
+    inputs: tuple[Path, ...]
+    tiles: Callable[[], list[Tile]]
+    tiling: Tiling
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Folders that only this step fills."""
+        return (self.tiling.masks,) if self.tiling.colours else (self.tiling.images, self.tiling.masks)
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Step that converts index masks to class indices, with a coloured copy in a folder of that name and `_rgb`.
+
+    Attributes:
+        name: output, for the user and the journal.
+        masks: folder of the masks as published.
+        output: folder of the converted masks.
+        spec: classes, with the meanings of the published values.
+    """
+
+    name: str
+    masks: Path
+    output: Path
+    spec: DatasetSpec
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders that are read."""
+        return (self.masks,)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Folders that only this step fills."""
+        return self.output, self.output.with_name(f"{self.output.name}_rgb")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Step that joins trees of images in one by hard links; each file keeps its path below its folder.
+
+    Attributes:
+        name: output, for the user and the journal.
+        sources: the folders that go into each target.
+    """
+
+    name: str
+    sources: Mapping[Path, tuple[Path, ...]]
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders that are read."""
+        return tuple(folder for folders in self.sources.values() for folder in folders)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """Folders that only this step fills."""
+        return tuple(self.sources)
+
+
+Step = Split | Convert | Merge
+
+
+@dataclass(frozen=True)
+class MaskFolder:
+    """A folder of masks.
+
+    Attributes:
+        folder: where they are.
+        coloured: masks hold colours; else values.
+        ending: end of their names after the stem that they share with their image.
+        excluded: end of the names of other files in the folder, or "".
+        spec: meanings of the values, where they differ from the data set's.
+        off_palette: stems of masks whose colours are read by threshold, and why.
+    """
+
+    folder: Path
+    coloured: bool = False
+    ending: str = ""
+    excluded: str = ""
+    spec: DatasetSpec | None = None
+    off_palette: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, stem: str) -> bool:
+        """Whether a file with this stem is one of the masks."""
+        return stem.endswith(self.ending) and not (self.excluded and stem.endswith(self.excluded))
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of images and the folders of their masks.
+
+    Attributes:
+        split: for the user; folders of one split are counted together.
+        folder: where they are.
+        masks: their masks.
+        family: images of different splits of one family must differ; None for unions of splits.
+        ending: end of their names after the stem that they share with their masks.
+    """
+
+    split: str
+    folder: Path
+    masks: tuple[MaskFolder, ...] = ()
+    family: str | None = "images"
+    ending: str = ""
+
+    def fits(self, stem: str) -> bool:
+        """Whether a file with this stem is one of the images."""
+        return stem.endswith(self.ending)

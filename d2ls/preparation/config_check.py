@@ -1,0 +1,144 @@
+"""Check of the data of any config: the headers of all its files, the labels of its training and validation masks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from d2ls.config import Settings
+from d2ls.data.check import check_headers, count_labels
+from d2ls.preparation.check import print_some
+
+
+@dataclass
+class SplitCheck:
+    """Outcome for one data set of a config.
+
+    Attributes:
+        split: "train", "val" or "test".
+        images: their number.
+        pixels: number of pixels by label, (256,); None where labels are not read.
+        problems: one line each, the file first.
+    """
+
+    split: str
+    images: int
+    pixels: NDArray[np.int64] | None
+    problems: list[str]
+
+
+@dataclass
+class ConfigCheck:
+    """Outcome for all data sets of a config; `problems` are those of no single file."""
+
+    settings: Settings
+    splits: list[SplitCheck] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems and not any(split.problems for split in self.splits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return {
+            "config": str(self.settings.path),
+            "ok": self.ok,
+            "splits": [
+                {"split": split.split, "images": split.images, "problems": split.problems, **self.shares(split)}
+                for split in self.splits
+            ],
+            "problems": self.problems,
+        }
+
+    def shares(self, split: SplitCheck) -> dict[str, Any]:
+        """Each class's share of the labelled pixels, and the ignored share of all; empty where labels are not read."""
+        if split.pixels is None:
+            return {}
+        whole, ignored = int(split.pixels.sum()), int(split.pixels[self.settings.ignore_index])
+        counts = split.pixels[: len(self.settings.classes)].tolist()
+        return {
+            "shares": {
+                name: count / max(1, whole - ignored) for name, count in zip(self.settings.classes, counts, strict=True)
+            },
+            "ignored": ignored / max(1, whole),
+        }
+
+    def print(self, console: Console) -> None:
+        """Print figures by split, and the problems."""
+        table = Table(title=f"{self.settings.path}")
+        table.add_column("split")
+        for name in ("images", *self.settings.classes, "ignored"):
+            table.add_column(name, justify="right")
+        for split in self.splits:
+            part = self.shares(split)
+            figures = [*part["shares"].values(), part["ignored"]] if part else []
+            table.add_row(split.split, str(split.images), *(f"{100 * share:.1f} %" for share in figures))
+        console.print(table)
+        for title, problems in (
+            *((f"problems of {split.split}_dataset", split.problems) for split in self.splits),
+            ("problems of the whole", self.problems),
+        ):
+            if problems:
+                console.print(f"{len(problems)} {title}:", style="bold red", highlight=False)
+                print_some(problems, console)
+        if self.ok:
+            console.print("No problems found.", style="green")
+
+
+def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
+    """Read all headers of a config's data sets, and all masks of training and validation.
+
+    Args:
+        settings: the config; its network and loaders are not built.
+        bar: shows the progress.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    result = ConfigCheck(settings)
+    found = np.zeros(256, np.int64)
+    for name in ("train", "val", "test"):
+        dataset = getattr(settings, f"{name}_dataset")
+        if dataset is None:
+            continue
+        problems = check_headers(dataset, _step(bar, f"{name}: headers", len(dataset)))
+        pixels = None
+        if name != "test":
+            pixels, faults = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
+            problems = list(dict.fromkeys([*problems, *faults, *_outside(settings, pixels, name)]))
+            found += pixels
+        result.splits.append(SplitCheck(name, len(dataset), pixels, problems))
+    if absent := [name for index, name in enumerate(settings.classes) if not found[index]]:
+        values = np.flatnonzero(found)
+        shares = ", ".join(f"{value} ({100 * found[value] / found.sum():.1f} %)" for value in values) or "no labels"
+        result.problems.append(
+            f"{len(absent)} of {len(settings.classes)} classes occur in no mask of train and val: {', '.join(absent)}. "
+            f"Found: {shares}. Do the masks hold 0 and 255, or labels from 1? Such values need "
+            "DatasetSpec(values={...})."
+        )
+    return result
+
+
+def _outside(settings: Settings, pixels: NDArray[np.int64], split: str) -> list[str]:
+    """Labels that are neither classes of the config nor its ignore index."""
+    number = len(settings.classes)
+    wrong = [value for value in np.flatnonzero(pixels).tolist() if value >= number and value != settings.ignore_index]
+    if not wrong:
+        return []
+    found = ", ".join(f"{value} ({pixels[value]} pixels)" for value in wrong)
+    return [
+        f"{split}_dataset: labels {found}, expected 0 to {number - 1} or ignore_index={settings.ignore_index}. Set "
+        "classes, num_classes and ignore_index as the data set gives them."
+    ]
+
+
+def _step(bar: Progress, title: str, total: int) -> Callable[[], object]:
+    return partial(bar.advance, bar.add_task(title, total=total))

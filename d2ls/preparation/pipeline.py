@@ -1,0 +1,202 @@
+"""From a folder of downloads to a folder that trains; run again, it does only what is missing."""
+
+import hashlib
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from d2ls.data.io import write_bytes
+from d2ls.data.sets.facts import DatasetFacts
+from d2ls.data.sets.layout import Plan, Step
+from d2ls.errors import DataError
+from d2ls.preparation import steps
+from d2ls.preparation.archives import Placement, SourceFile, Sources, compare, place
+
+_JOURNAL = ".d2ls_prepared.json"
+_VERSION = 1  # another one makes all steps run again
+_MAX_LINES = 40  # lines printed of each list
+
+
+@dataclass
+class Outcome:
+    """Problems that are left after preparing, and notes."""
+
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def print(self, console: Console) -> None:
+        """Print both; long lists are cut."""
+        for title, lines in (("note", self.notes), ("problem", self.problems)):
+            for line in lines[:_MAX_LINES]:
+                console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
+            if len(lines) > _MAX_LINES:
+                console.print(f"{title}: and {len(lines) - _MAX_LINES} more")
+
+
+class Journal:
+    """Record of the finished steps with their input and output; a file in the data set's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / _JOURNAL
+        self.done: dict[str, str] = {}
+        with suppress(OSError, ValueError):  # a lost or damaged journal: every step is checked again
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            self.done = found if isinstance(found, dict) else {}
+
+    def has(self, step: Step) -> bool:
+        """Whether a step was done, and neither its input nor its output has changed since."""
+        return self.done.get(step.name) == _fingerprint(step)
+
+    def begin(self, step: Step) -> None:
+        """Note that the output folders belong to prepare_data.
+
+        Raises:
+            DataError: they hold files that prepare_data has not written.
+        """
+        if step.name not in self.done:
+            for folder in step.outputs:
+                if found := [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]:
+                    raise DataError(
+                        f"{folder}: holds {len(found)} files that prepare_data has not made (first: {found[0].name}). "
+                        "They are not overwritten: move the folder away and run this again, or use it as it is."
+                    )
+        self._note(step, "begun")
+
+    def add(self, step: Step) -> None:
+        """Note that a step is done."""
+        self._note(step, _fingerprint(step))
+
+    def _note(self, step: Step, state: str) -> None:
+        self.done[step.name] = state
+        write_bytes(self.path, json.dumps(self.done, indent=1).encode())
+
+
+def prepare(
+    facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, workers: int, console: Console
+) -> Outcome:
+    """Place the originals of a data set and make from them what training reads.
+
+    It deletes and overwrites nothing that it has not written itself.
+
+    Args:
+        facts: the data set.
+        downloads: folder with archives, or with their unpacked content.
+        root: the data root.
+        dry_run: only print what would be done.
+        workers: processes.
+        console: for progress.
+
+    Raises:
+        DataError: nothing of the data set is there, an archive is damaged or not to be trusted, or a file that exists
+            has another content.
+    """
+    outcome = Outcome()
+    with Sources(downloads, _existing(root)) as sources:
+        plan, files = _plan(facts, sources)
+        if not plan.files and not any((root / target).exists() for target in plan.expected):
+            more = f" Not opened: {', '.join(sources.not_opened[:5])}; unpack them." if sources.not_opened else ""
+            raise DataError(
+                f"{downloads}: nothing of {facts.spec.name} found. Expected {facts.downloads}, as archives or "
+                f"unpacked.{more}"
+            )
+        candidates = {target: [file for path in paths for file in files[path]] for target, paths in plan.files.items()}
+        placement = compare(candidates, root, plan.preferred)
+        _print_placement(placement, root, console)
+        outcome.notes += plan.notes
+        if not dry_run:
+            place(placement, root, console)
+    lost = [target for target in plan.expected if target not in plan.files and not (root / target).exists()]
+    outcome.problems += [f"missing: {target}" for target in lost] + plan.problems
+    home = root / facts.home
+    journal = Journal(home)
+    coming = {folder for target in placement.new for folder in (root / target).parents}
+    for step in facts.steps(home):
+        if dry_run:
+            console.print(f"{step.name}: {_forecast(step, journal, coming)}", highlight=False)
+        else:
+            _run(step, journal, outcome, workers, console)
+    return outcome
+
+
+def _plan(facts: DatasetFacts, sources: Sources) -> tuple[Plan, dict[object, list[SourceFile]]]:
+    """The plan for the downloaded files, and these by path (an archive may hold one path twice)."""
+    files: dict[object, list[SourceFile]] = {}
+    for file in sources.files():
+        files.setdefault(file.path, []).append(file)
+
+    def read(path: object) -> bytes:
+        with files[path][0].open() as content:
+            return content.read()
+
+    if facts.plan is None:
+        raise DataError(f"{facts.spec.name}: no archives are known of this data set; put its files in place by hand.")
+    return facts.plan([file.path for group in files.values() for file in group[:1]], read), files
+
+
+def _forecast(step: Step, journal: Journal, coming: set[Path]) -> str:
+    """What a run would do about a step; adds its outputs to the folders to come."""
+    if _ready(step) and journal.has(step):
+        return "done before"
+    if not all(folder.is_dir() or folder in coming for folder in step.inputs):
+        return "no input"
+    coming.update(step.outputs)
+    return "would be made"
+
+
+def _run(step: Step, journal: Journal, outcome: Outcome, workers: int, console: Console) -> None:
+    """One step, unless it is done; a fault of its input is a problem, and the other steps follow."""
+    if not _ready(step):
+        missing = [str(folder) for folder in step.inputs if not folder.is_dir()]
+        outcome.notes.append(f"{step.name}: not made, there is no {missing[0]}")
+        return
+    if journal.has(step):
+        console.print(f"{step.name}: done before", highlight=False)
+        return
+    begin = time.perf_counter()
+    try:
+        journal.begin(step)
+        summary = steps.run(step, workers)
+    except DataError as problem:
+        outcome.problems.append(f"{step.name}: {problem}")
+        return
+    journal.add(step)
+    seconds = time.perf_counter() - begin
+    console.print(f"{step.name}: {len(summary.written)} files in {seconds:.1f} s", highlight=False)
+    outcome.notes += summary.notes
+
+
+def _ready(step: Step) -> bool:
+    return all(folder.is_dir() for folder in step.inputs)
+
+
+def _fingerprint(step: Step) -> str:
+    """Digest of the files that a step reads and has written: names, sizes and, of the input, times."""
+    digest = hashlib.sha256(f"{_VERSION}".encode())
+    for folders, timed in ((step.inputs, True), (step.outputs, False)):
+        for folder in folders:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and not path.name.startswith("."):
+                    facts = path.stat()
+                    changed = facts.st_mtime_ns if timed else 0
+                    digest.update(f"{path.relative_to(folder)}|{facts.st_size}|{changed}\n".encode())
+    return digest.hexdigest()
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the deepest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+
+
+def _print_placement(placement: Placement, root: Path, console: Console) -> None:
+    table = Table(title=f"Originals in {root}")
+    table.add_column("folder")
+    for column in ("new", "already there"):
+        table.add_column(column, justify="right")
+    for folder, new, present in placement.folders():
+        table.add_row(folder, str(new), str(present))
+    console.print(table)

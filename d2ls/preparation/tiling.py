@@ -1,0 +1,220 @@
+"""One tile to training patches: grid, padding, flipped variants, crops around a rare class."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from d2ls.data import io as files
+from d2ls.data.labels import colours_to_index, index_to_colours
+from d2ls.data.pairs import Pair, check_sizes
+from d2ls.data.sets.layout import Size, Tile, Tiling
+from d2ls.errors import DataError
+
+Pixels = NDArray[np.uint8]
+ORIGINALS = "origin"
+"""Folder of whole colour masks, beside the patches of --gt."""
+OVERSAMPLE_ABOVE = 0.1  # share of the oversampled class that makes crops replace their patch
+_FLIPS = (np.s_[:, :], np.s_[:, ::-1], np.s_[::-1, :])  # variants 0, 1 and 2: original, horizontal, vertical flip
+_BLOCK = 512  # rows at a time
+
+
+class GridCell(NamedTuple):
+    """A full patch: its number among all grid positions, and its upper left corner."""
+
+    number: int
+    top: int
+    left: int
+
+
+@dataclass
+class Summary:
+    """What was written of one tile or of all.
+
+    Attributes:
+        written: names of the files, without suffix.
+        pixels: number of mask pixels by value, (256,).
+        notes: what the user should know.
+    """
+
+    written: list[str] = field(default_factory=list)
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: "Summary") -> None:
+        """Add the figures of another summary."""
+        self.written += other.written
+        self.pixels += other.pixels
+        self.notes += other.notes
+
+
+def count_values(mask: Pixels) -> NDArray[np.int64]:
+    """Number of pixels by value, (256,), of a mask (H, W)."""
+    return cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
+
+
+def split(tile: Tile, tiling: Tiling) -> Summary:
+    """Cut one tile and write its patches; the result depends on the tile and the settings alone.
+
+    Raises:
+        DataError: image or mask cannot be read or do not fit each other, or a patch cannot be written.
+    """
+    summary = Summary()
+    image, mask = _read(tile, tiling, summary)
+    if tiling.colours:
+        colours = index_to_colours(mask, tiling.spec, tiling.legend)
+        files.write_tiff(tiling.masks / ORIGINALS / f"{tile.stem}.tif", colours)
+        del colours
+    if tiling.scale != 1:
+        image, mask = _rescale(image, mask, tiling.scale)
+    canvas = tiling.canvas or _next_multiple(mask.shape, tiling.size)
+    for variant in range(tiling.variants):
+        pixels, labels = image[_FLIPS[variant]], mask[_FLIPS[variant]]
+        for cell in grid(canvas, tiling.size, tiling.stride):
+            patch = cut(pixels, canvas, cell, tiling.size, 0)
+            target = cut(labels, canvas, cell, tiling.size, tiling.spec.ignore_index)
+            name = f"{tile.stem}_{variant}_{cell.number}"
+            label = tiling.oversample_class
+            crops = [] if label is None else oversample_class(patch, target, label, name)
+            for number, (patch_crop, target_crop) in enumerate(crops):
+                _write(f"{name}_{number}", patch_crop, target_crop, tiling, summary)
+            if not crops:
+                _write(name, patch, target, tiling, summary)
+    return summary
+
+
+def grid(canvas: Size, size: Size, stride: Size) -> Iterator[GridCell]:
+    """The full patches of a canvas, row by row; every grid position is numbered, whether its patch is full or not."""
+    corners = product(range(0, canvas[0], stride[0]), range(0, canvas[1], stride[1]))
+    for number, (top, left) in enumerate(corners):
+        if top + size[0] <= canvas[0] and left + size[1] <= canvas[1]:
+            yield GridCell(number, top, left)
+
+
+def cut(pixels: Pixels, canvas: Size, cell: GridCell, size: Size, fill: int) -> Pixels:
+    """A patch of the canvas whose lower right corner is that of the pixels; the rest of it is `fill`.
+
+    Pixels that are larger than the canvas lose their upper or left part. No padded copy of them is made.
+    """
+    top, left = (at + side - whole for at, side, whole in zip(cell[1:], pixels.shape, canvas, strict=False))
+    part = pixels[max(top, 0) : max(top + size[0], 0), max(left, 0) : max(left + size[1], 0)]
+    if part.shape[:2] == size:
+        return part
+    patch = np.full((*size, *pixels.shape[2:]), fill, np.uint8)
+    patch[size[0] - part.shape[0] :, size[1] - part.shape[1] :] = part
+    return patch
+
+
+def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list[tuple[Pixels, Pixels]]:
+    """A random crop, resized back, and three flipped or rotated copies of it, where over 10 % of it are of a class.
+
+    The crop's side is 3/8 to 1/2 of the patch's. Resized bilinearly, the mask by nearest neighbour. The copies:
+    vertical flip, horizontal flip, rotation by 90, 180 or 270 degrees.
+
+    Args:
+        image: RGB, (H, W, 3).
+        mask: class indices, (H, W).
+        label: the class.
+        name: of the patch; seeds the random numbers.
+
+    Returns:
+        Four pairs of image and mask of the patch's size, or none.
+    """
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng(seed)
+    shape = mask.shape
+    height = int(rng.integers(3 * shape[0] // 8, shape[0] // 2, endpoint=True))
+    height, width = max(1, height), max(1, height * shape[1] // shape[0])
+    top, left = (int(rng.integers(side - part + 1)) for side, part in zip(shape, (height, width), strict=True))
+    turns = int(rng.integers(1, 4)) if shape[0] == shape[1] else 2
+    crop = np.s_[top : top + height, left : left + width]
+    rows, columns = (_centres(side, part) for side, part in zip(shape, (height, width), strict=True))
+    labels: Pixels = mask[crop][rows[:, None], columns]
+    if np.count_nonzero(labels == label) <= OVERSAMPLE_ABOVE * labels.size:
+        return []
+    pixels = cv2.resize(np.ascontiguousarray(image[crop]), shape[::-1], interpolation=cv2.INTER_LINEAR)
+    copies = [(array, array[::-1], array[:, ::-1], np.rot90(array, turns)) for array in (pixels, labels)]
+    return list(zip(*copies, strict=True))
+
+
+def threshold_colours(tile: Tile, rgb: Pixels, off_palette: Mapping[str, str]) -> str | None:
+    """Threshold each channel at 128, in place, where a tile's official labels are known to be off their palette.
+
+    Args:
+        tile: the tile.
+        rgb: its colour mask, (H, W, 3), of colours whose channels are 0 or 255.
+        off_palette: reasons by stem of the tiles concerned.
+
+    Returns:
+        A note for the user; None for every other tile.
+    """
+    reason = off_palette.get(tile.stem)
+    if reason is None:
+        return None
+    changed = unknown = 0
+    for top in range(0, len(rgb), _BLOCK):
+        rows = rgb[top : top + _BLOCK]
+        flat = (rows >= 128) * np.uint8(255)
+        changed += int(np.any(rows != flat, axis=2).sum())
+        black = ~flat.any(axis=2) & rows.any(axis=2)
+        mixed = flat[..., 0] & flat[..., 2] & ~flat[..., 1]
+        unknown += int(black.sum() + (mixed > 0).sum())
+        rows[...] = flat
+    return (
+        f"{tile.mask.name}: official labels off their palette ({reason}); colours read by threshold, {changed} "
+        f"pixels changed, {unknown} of no class read as ignore"
+    )
+
+
+def _read(tile: Tile, tiling: Tiling, summary: Summary) -> tuple[Pixels, Pixels]:
+    """RGB and class indices; the mask first, whose colours are freed before the image is read."""
+    rgb = files.read_colours(tile.mask)
+    unknown, note = tiling.unknown, threshold_colours(tile, rgb, tiling.off_palette)
+    if note:
+        summary.notes.append(note)
+        unknown = "ignore"
+    mask = colours_to_index(rgb, tiling.spec, path=tile.mask, unknown=unknown)
+    del rgb
+    image = files.read_image(tile.image)
+    check_sizes(Pair(tile.image, tile.mask, tile.stem), image.shape, mask.shape)
+    if tiling.canvas and mask.shape[1] > tiling.canvas[1]:
+        raise DataError(f"{tile.image}: {mask.shape[1]} pixels wide, expected at most {tiling.canvas[1]}.")
+    return image, mask
+
+
+def _rescale(image: Pixels, mask: Pixels, scale: float) -> tuple[Pixels, Pixels]:
+    """Both resized by a factor, sides rounded down: bilinear with antialiasing, the mask by nearest neighbour."""
+    height, width = (max(1, int(side * scale)) for side in mask.shape)
+    resized = [
+        np.asarray(Image.fromarray(array).resize((width, height), kind))
+        for array, kind in ((image, Image.Resampling.BILINEAR), (mask, Image.Resampling.NEAREST))
+    ]
+    return resized[0], resized[1]
+
+
+def _centres(side: int, part: int) -> NDArray[np.intp]:
+    """Source pixels that hold the centres of `side` pixels stretched over `part`."""
+    return (2 * np.arange(side) + 1) * part // (2 * side)
+
+
+def _next_multiple(shape: tuple[int, ...], size: Size) -> Size:
+    return -(-shape[0] // size[0]) * size[0], -(-shape[1] // size[1]) * size[1]
+
+
+def _write(name: str, image: Pixels, mask: Pixels, tiling: Tiling, summary: Summary) -> None:
+    mask = np.ascontiguousarray(mask)
+    labels = index_to_colours(mask, tiling.spec, tiling.legend) if tiling.colours else mask
+    path = tiling.images / f"{name}{tiling.suffix}"
+    if tiling.suffix == ".tif":
+        files.write_tiff(path, image)
+    else:
+        files.write_png(path, np.ascontiguousarray(image))
+    files.write_png(tiling.masks / f"{name}.png", labels)
+    summary.written.append(name)
+    summary.pixels += count_values(mask)
