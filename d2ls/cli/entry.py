@@ -36,3 +36,10 @@ def compare() -> int:
     from d2ls.cli.compare import main  # noqa: PLC0415
 
     return run_main(main)
+
+
+def export() -> int:
+    """Run `d2ls-export`."""
+    from d2ls.cli.export import main  # noqa: PLC0415
+
+    return run_main(main)

@@ -3,8 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d2ls.cli import common as cli
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from d2ls.export.facts import ModelFacts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,12 +36,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if facts.backbone_note:
         print(f"note: {facts.backbone_note}")
-    write_folder(net, facts, options.output, half=options.half)
-    size = sum(file.stat().st_size for file in options.output.glob("*.safetensors")) / 1e6
-    print(f"{options.output}: model folder, weights {size:.1f} MB; test and predict with -w {options.output}")
+    if options.output is not None:
+        write_folder(net, facts, options.output, half=options.half)
+        print(f"{options.output}: model folder, {_size(options.output)}; test and predict with -w {options.output}")
+    _write_graphs(net, facts, options)
     if options.push is not None:
         print(push_to_hub(options.output, options.push, private=options.private))
     return 0
+
+
+def _write_graphs(net: "nn.Module", facts: "ModelFacts", options: argparse.Namespace) -> None:
+    """Write the forms that are asked for beside the folder; the network is traced once for all of them."""
+    from d2ls.export import graph, onnx_file  # noqa: PLC0415  (after the arguments are parsed)
+
+    for path in (options.onnx, options.int8, options.qgis):
+        if path is not None:
+            onnx_file.check_onnx(path)
+    if options.onnx is not None or options.pt2 is not None:
+        program = graph.export_program(net, facts.spec, half=options.half)
+        if options.pt2 is not None:
+            graph.write_program(program, facts, options.pt2)
+            print(f"{options.pt2}: torch.export program, {_size(options.pt2)}")
+        if options.onnx is not None:
+            onnx_file.write_onnx(program, facts, options.onnx)
+            print(f"{options.onnx}: ONNX, any image size, {_size(options.onnx)}; predict with -w {options.onnx}")
+    if options.int8 is not None:
+        onnx_file.write_int8(options.onnx, options.int8)
+        print(f"{options.int8}: ONNX with int8 matrices, {_size(options.int8)}")
+    if options.qgis is not None:
+        tile = options.tile or facts.window
+        onnx_file.write_tile_onnx(net, facts, options.qgis, tile=tile)
+        print(f"{options.qgis}: ONNX for QGIS (Deepness) and GeoDeep, {tile} px tiles, {_size(options.qgis)}")
+        if facts.resolution is None:
+            print("note: without --resolution these programs take a pixel size of their own.")
+
+
+def _size(path: Path) -> str:
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -45,9 +83,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CKPT", help="a checkpoint or another model folder")
-    add("-o", "--output", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
+    add("-o", "--output", type=Path, metavar="FOLDER", help="the model folder to write")
     add("-c", "--config", type=Path, metavar="FILE", help="config, where the checkpoint does not name its network")
-    add("--half", action="store_true", help="store weights in float16: half the size")
+    add("--half", action="store_true", help="float16: weights of half the size; ONNX and .pt2 compute in it too")
+    add("--onnx", type=Path, metavar="FILE.onnx", help="write ONNX that takes images of any size")
+    add("--int8", type=Path, metavar="FILE.onnx", help="with --onnx: write a variant with int8 matrices, too")
+    add("--pt2", type=Path, metavar="FILE.pt2", help="write a torch.export program, which needs torch alone")
+    add("--qgis", type=Path, metavar="FILE.onnx", help="write ONNX of one tile for QGIS (Deepness) and GeoDeep")
+    add("--tile", type=cli.positive, metavar="PX", help="side of that tile (default: the window)")
     add("--window", type=cli.positive, metavar="PX", help="side of the images it was trained for (default 512)")
     add("--resolution", type=float, metavar="M", help="size of a pixel on the ground in metres")
     add("--licence", metavar="SPDX", help="licence of the weights, such as CC-BY-4.0")
@@ -57,4 +100,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.resolution is not None and not 0 < options.resolution < float("inf"):
         parser.error(f"--resolution {options.resolution}: expected a size in metres above 0")
+    if not any((options.output, options.onnx, options.pt2, options.qgis)):
+        parser.error("nothing to write: give -o, --onnx, --pt2 or --qgis")
+    if options.push is not None and options.output is None:
+        parser.error("--push uploads the folder of -o: give it, too")
+    if options.int8 is not None and (options.onnx is None or options.half):
+        parser.error("--int8 is made from the float32 file of --onnx: give --onnx, and leave out --half")
     return options

@@ -156,9 +156,11 @@ class DynamicDictionaryLearning(nn.Module):
 
     def _decode(self, tokens: Tensor, images: Sequence[Sequence[Tensor]], code: Tensor | None) -> Tensor:
         """Logits at full resolution of dictionaries (B, N, C) and the aggregated maps `in_bands`."""
+        if len(images) == 1:
+            return self._interact(tokens, images[0], code)
         each = tokens.split(len(tokens) // len(images))
         logits = [self._interact(entries, bands, code) for entries, bands in zip(each, images, strict=True)]
-        return logits[0] if len(logits) == 1 else torch.cat(logits)
+        return torch.cat(logits)
 
     def _interact(self, tokens: Tensor, bands: Sequence[Tensor], code: Tensor | None) -> Tensor:
         """`_decode` of images that are taken together; the position code is (H/4 * W/4, C)."""
@@ -170,13 +172,26 @@ class DynamicDictionaryLearning(nn.Module):
 
 def _pad(image: Tensor, step: int, smallest: int) -> Tensor:
     """Repeat the border at the bottom and right up to a multiple of `step`, 4 as a rule, and to `smallest`."""
-    height, width = (max(-(-side // step) * step, smallest) for side in image.shape[-2:])
-    bottom, right = height - image.shape[-2], width - image.shape[-1]
+    sides: list[Any] = [torch.sym_max((side + step - 1) // step * step, smallest) for side in image.shape[-2:]]
+    if _is_exporting():  # a graph for every size cannot branch on one
+        for dim, padded in zip((-2, -1), sides, strict=True):
+            nearest = torch.arange(padded, device=image.device).clamp(max=image.shape[dim] - 1)
+            image = image.index_select(dim, nearest)
+        return image
+    bottom, right = sides[0] - image.shape[-2], sides[1] - image.shape[-1]
     return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+
+
+def _is_exporting() -> bool:
+    """Whether torch.export traces the network; releases before 2.7 only tell that something does."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()
 
 
 def _crop(logits: Tensor, height: int, width: int) -> Tensor:
     """The top left part; what fits stays as it is, as the gradient of a slice is a copy."""
+    if _is_exporting():
+        rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
+        return logits.index_select(-2, rows).index_select(-1, columns)
     return logits if logits.shape[-2:] == (height, width) else logits[..., :height, :width]
 
 

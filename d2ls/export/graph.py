@@ -1,0 +1,118 @@
+"""The network as one graph of any image size: normalisation, padding and softmax inside (`torch.export`)."""
+
+import copy
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+import torch.fx.experimental._config as symbolic_shapes
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from d2ls.data.io import write_bytes
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import ConfigError
+from d2ls.export.facts import ModelFacts
+from d2ls.export.swin import any_size
+
+INPUT, OUTPUT = "image", "probabilities"
+FACTS = "d2ls.json"  # in a .pt2 file
+_EXAMPLE = (1122, 1437)  # no multiple of any stride, and several windows of every kind in the deepest map
+_MOST = 65536  # images of a batch, pixels of a side
+
+
+class Deployed(nn.Module):
+    """Images with the values of their files to class probabilities.
+
+    Args:
+        net: is copied.
+        spec: its mean and standard deviation normalise the image.
+        unit: value of the spec's range that 1 of the input stands for: 255 where 8-bit images come as 0..1.
+        half: compute in float16 between normalisation and softmax.
+    """
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, net: nn.Module, spec: DatasetSpec, *, unit: float = 1.0, half: bool = False) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).cpu().eval().requires_grad_(False)
+        self.net = self.net.half() if half else self.net.float()
+        self.kind = torch.float16 if half else torch.float32
+        if hasattr(self.net, "memory_efficient"):
+            self.net.memory_efficient = False  # type: ignore[assignment]
+        factor, offset = (torch.from_numpy(values).view(-1, 1, 1) for values in spec.scale_and_offset())
+        self.register_buffer("factor", factor * unit)
+        self.register_buffer("offset", offset)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities (B, K, H, W), float32, of images (B, C, H, W) of the spec's type, or float32 with a unit."""
+        normalised = (image.to(torch.float32) * self.factor + self.offset).to(self.kind)
+        return self.net(normalised).float().softmax(dim=1)
+
+
+def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> ExportedProgram:
+    """Trace the network with dynamic batch, height and width.
+
+    Args:
+        net: the network.
+        spec: bands, type and normalisation of its images.
+        half: compute in float16.
+
+    Returns:
+        A program of images (B, C, H, W) of the spec's type to probabilities (B, K, H, W), float32.
+
+    Raises:
+        ConfigError: the backbone cannot be traced for every size.
+    """
+    example = torch.zeros(2, len(spec.bands), *_EXAMPLE, dtype=getattr(torch, spec.dtype))
+    dimensions = {
+        0: Dim("batch", min=1, max=_MOST),
+        2: Dim("height", min=1, max=_MOST),
+        3: Dim("width", min=1, max=_MOST),
+    }
+    deployed = Deployed(net, spec, half=half).eval()
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(any_size(deployed))
+        # Maps of one pixel are as good as others: sizes are not told apart by whether they are 1.
+        stack.enter_context(symbolic_shapes.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
+        try:
+            program = torch.export.export(
+                deployed,
+                (example,),
+                dynamic_shapes={INPUT: dimensions},
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+        except Exception as error:  # torch.export fails in many ways
+            backbone = getattr(net, "arguments", {}).get("backbone")
+            raise ConfigError(
+                f"backbone={backbone!r} cannot be exported for every image size ({type(error).__name__}: "
+                f"{next(iter(str(error).splitlines()), '')}). Known to work: ConvNeXt, ResNet, EfficientNet, Swin."
+            ) from error
+    return _without_assertions(program)
+
+
+def write_program(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
+    """Write a .pt2 file that `torch.export.load` reads without this package; `d2ls.json` in it holds the facts.
+
+    Raises:
+        ConfigError: another ending.
+        DataError: it cannot be written.
+    """
+    if path.suffix != ".pt2":
+        raise ConfigError(f"{path}: expected a name that ends in .pt2.")
+    write_bytes(path, b"")  # says what is wrong with the folder before torch does
+    torch.export.save(program, path, extra_files={FACTS: json.dumps(facts.to_config())})
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """Drop the checks that tracing added for sizes other than the example's; the graph is the same for all."""
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program

@@ -1,0 +1,94 @@
+"""Running an exported ONNX file with onnxruntime; needs no torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import CheckpointError, ConfigError, DataError
+
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+METADATA = "d2ls"  # key of the model's facts in the file
+
+
+class OnnxModel:
+    """An ONNX file of `tools/export_model.py --onnx` as a function of images.
+
+    Args:
+        path: the file.
+        providers: onnxruntime's execution providers in order of preference; CUDA, then the processor, by default.
+        threads: of the processor; onnxruntime's choice by default.
+
+    Attributes:
+        facts: what `config.json` of the model folder says.
+        spec: classes, colours, bands and type of the images.
+        window: side of the images it was trained for, in pixels.
+        resolution: ground size of a pixel in metres; None if unknown.
+
+    Raises:
+        ConfigError: onnxruntime is not installed.
+        CheckpointError: no such file, not readable, or not written by `tools/export_model.py`.
+    """
+
+    def __init__(self, path: str | Path, *, providers: list[str] | None = None, threads: int | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"no file {self.path}.")
+        try:
+            import onnxruntime  # noqa: PLC0415  (optional)
+        except ImportError as error:
+            raise ConfigError(f"{path}: running ONNX needs onnxruntime: pip install 'd2ls[onnx]'.") from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        installed = onnxruntime.get_available_providers()
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(self.path), options, providers=providers or [name for name in PROVIDERS if name in installed]
+            )
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # onnxruntime's own kinds
+            raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
+        try:
+            self.facts: dict[str, Any] = json.loads(metadata[METADATA])
+            self.spec = DatasetSpec.from_dict(self.facts["dataset"])
+        except (KeyError, ValueError, ConfigError) as error:
+            raise CheckpointError(
+                f"{path} does not say what its classes and bands are ({error}). Expected a file that "
+                "tools/export_model.py --onnx wrote."
+            ) from error
+        self.window: int = self.facts["pretrained_cfg"]["input_size"][-1]
+        self.resolution: float | None = self.facts["ground_resolution"]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in index order."""
+        return self.spec.classes
+
+    @property
+    def colours(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB, one for each class."""
+        return self.spec.colours
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the image bands, in the order of the input."""
+        return self.spec.bands
+
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Class probabilities (B, K, H, W) of images (B, C, H, W) as their files hold them, of any size.
+
+        Raises:
+            DataError: another type or number of bands than the model was trained on.
+        """
+        if images.ndim != 4 or images.shape[1] != len(self.bands) or images.dtype != self.spec.dtype or not images.size:
+            raise DataError(
+                f"an array of {images.dtype} {images.shape}; {self.path.name} takes {self.spec.dtype} images "
+                f"(B, {len(self.bands)}, H, W) with the bands {', '.join(self.bands)}."
+            )
+        result: NDArray[np.float32] = self._session.run(None, {self._session.get_inputs()[0].name: images})[0]
+        return result
