@@ -29,7 +29,7 @@ from rich.table import Table
 
 from d2ls.data.labels import index_to_colours
 from d2ls.data.sets import isprs, potsdam
-from d2ls.data.sets.layout import Tile
+from d2ls.data.sets.layout import OriginalTile
 from d2ls.data.sets.potsdam import SPEC
 from d2ls.preparation import pool
 from d2ls.preparation.steps import split_all
@@ -60,7 +60,7 @@ def draw_tiles(folder: Path, number: int, side: int) -> None:
             Image.fromarray(array).save(path, compression="tiff_lzw")
 
 
-def plain(original: Tile, images: Path, masks: Path, *, once: bool) -> int:
+def plain(original: OriginalTile, images: Path, masks: Path, *, once: bool) -> int:
     """Cut one tile in the straightforward way; `once` converts the mask before the variants are made."""
     image = np.array(Image.open(original.image).convert("RGB"))
     mask = np.array(Image.open(original.mask).convert("RGB"))
@@ -94,7 +94,7 @@ def compare_colours(mask: np.ndarray) -> np.ndarray:
     return index
 
 
-def run_plain(originals: list[Tile], folder: Path, workers: int, *, once: bool) -> None:
+def run_plain(originals: list[OriginalTile], folder: Path, workers: int, *, once: bool) -> None:
     """Cut all tiles in the straightforward way, in the same processes as ours."""
     images, masks = folder / "images", folder / "masks"
     images.mkdir(parents=True)
@@ -102,7 +102,7 @@ def run_plain(originals: list[Tile], folder: Path, workers: int, *, once: bool) 
     list(pool.run(partial(plain, images=images, masks=masks, once=once), originals, workers, "plain"))
 
 
-def run_ours(originals: list[Tile], folder: Path, workers: int) -> None:
+def run_ours(originals: list[OriginalTile], folder: Path, workers: int) -> None:
     """Cut all tiles as tools/potsdam_patch_split.py does."""
     tiling = potsdam.tiling(
         training=True, images=folder / "images", masks=folder / "masks",

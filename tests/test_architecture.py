@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "d2ls"
 LAYERS = (
-    ("cli",),
+    ("cli", "datasets"),
     ("compare",),
     ("training", "preparation", "report", "synthetic"),
     ("inference",),

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common, convert_and_print
-from d2ls.data.sets.layout import Convert
+from d2ls.data.sets.layout import ConvertStep
 from d2ls.data.sets.loveda import PUBLISHED
 
 
@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: masks_png_convert")
     add_common(parser, labels=False)
     options = parser.parse_args(argv)
-    return convert_and_print(Convert("masks", options.mask_dir, options.output_mask_dir, PUBLISHED), options.workers)
+    return convert_and_print(
+        ConvertStep("masks", options.mask_dir, options.output_mask_dir, PUBLISHED), options.workers
+    )
 
 
 if __name__ == "__main__":

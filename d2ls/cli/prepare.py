@@ -9,7 +9,7 @@ from rich.console import Console
 
 from d2ls.cli import common as cli
 from d2ls.data.sets import isprs, uavid
-from d2ls.data.sets.layout import Convert, Tile, Tiling
+from d2ls.data.sets.layout import ConvertStep, OriginalTile, Tiling
 from d2ls.errors import ConfigError
 from d2ls.preparation.pool import default_workers
 from d2ls.preparation.steps import convert_all, split_all, summarise
@@ -111,7 +111,7 @@ def split_uavid(options: argparse.Namespace) -> int:
     return split_and_print(uavid.tiles(options.input_dir), how, options.workers)
 
 
-def split_and_print(tiles: list[Tile], tiling: Tiling, workers: int) -> int:
+def split_and_print(tiles: list[OriginalTile], tiling: Tiling, workers: int) -> int:
     """Cut the tiles and print the summary."""
     begin = time.perf_counter()
     summary = split_all(tiles, tiling, workers)
@@ -119,7 +119,7 @@ def split_and_print(tiles: list[Tile], tiling: Tiling, workers: int) -> int:
     return 0
 
 
-def convert_and_print(step: Convert, workers: int) -> int:
+def convert_and_print(step: ConvertStep, workers: int) -> int:
     """Convert a folder of masks and print the summary."""
     begin = time.perf_counter()
     summary = convert_all(step, workers)

@@ -17,7 +17,7 @@ from d2ls.data import io as files
 from d2ls.data.labels import colours_to_index, values_to_index
 from d2ls.data.pairs import SUFFIXES
 from d2ls.data.sets.facts import DatasetFacts
-from d2ls.data.sets.layout import ImageFolder, MaskFolder, Tile
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError, DataError
 from d2ls.preparation import pool
@@ -70,7 +70,7 @@ class Found:
 
 
 @dataclass
-class Split:
+class SplitFigures:
     """Figures of one split."""
 
     images: int = 0
@@ -82,7 +82,7 @@ class Split:
 class Check:
     """The outcome of a check."""
 
-    splits: dict[str, Split]
+    splits: dict[str, SplitFigures]
     problems: list[Problem]
     jobs: list[Job]
 
@@ -135,7 +135,7 @@ def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
         listed, wrong = list_jobs(folder)
         jobs += listed
         problems += wrong
-    splits: dict[str, Split] = defaultdict(Split)
+    splits: dict[str, SplitFigures] = defaultdict(SplitFigures)
     for folder in folders:
         splits[folder.split].images += 0
     digests: dict[tuple[str | None, bytes], list[Job]] = defaultdict(list)
@@ -224,7 +224,7 @@ def print_some(lines: list[str], console: Console) -> None:
         console.print(f"  and {len(lines) - _MAX_LINES} more (--json lists all)", markup=False)
 
 
-def shares(split: Split, spec: DatasetSpec) -> dict[str, Any]:
+def shares(split: SplitFigures, spec: DatasetSpec) -> dict[str, Any]:
     """Each class's share of the labelled pixels, and the ignored share of all pixels."""
     whole, ignored = int(split.pixels.sum()), int(split.pixels[spec.ignore_index])
     counts = split.pixels[: spec.num_classes].tolist()
@@ -280,7 +280,7 @@ def _read_mask(job: Job, number: int, spec: DatasetSpec, found: Found) -> NDArra
         if folder.coloured:
             rgb = files.read_colours(path)
             stage = "colours"
-            known = threshold_colours(Tile(job.stem, job.image, path), rgb, folder.off_palette)
+            known = threshold_colours(OriginalTile(job.stem, job.image, path), rgb, folder.off_palette)
             return colours_to_index(rgb, spec, path=path, unknown="ignore" if known else "error")
         raw = files.read_index(path)
         stage = "labels"

@@ -12,7 +12,7 @@ from rich.table import Table
 from d2ls.data import io as files
 from d2ls.data.labels import index_to_colours, values_to_index
 from d2ls.data.pairs import SUFFIXES, list_images
-from d2ls.data.sets.layout import Convert, Merge, Split, Step, Tile, Tiling
+from d2ls.data.sets.layout import ConvertStep, MergeStep, OriginalTile, SplitStep, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation import pool
@@ -29,15 +29,15 @@ def run(step: Step, workers: int) -> Summary:
         DataError: a file cannot be read or written, or does not belong to the input.
     """
     match step:
-        case Split():
+        case SplitStep():
             return split_all(step.tiles(), step.tiling, workers, label=step.tiling.masks.parent.name)
-        case Convert():
+        case ConvertStep():
             return convert_all(step, workers)
-        case Merge():
+        case MergeStep():
             return merge_all(step)
 
 
-def split_all(tiles: list[Tile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
+def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
     """Cut all tiles, in parallel.
 
     Returns:
@@ -76,7 +76,7 @@ def split_all(tiles: list[Tile], tiling: Tiling, workers: int, *, label: str = "
     return total
 
 
-def convert_all(step: Convert, workers: int, *, label: str = "Masks") -> Summary:
+def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Summary:
     """Convert all masks of a folder to class indices, and colours beside them.
 
     Raises:
@@ -100,7 +100,7 @@ def convert_all(step: Convert, workers: int, *, label: str = "Masks") -> Summary
     return total
 
 
-def merge_all(step: Merge) -> Summary:
+def merge_all(step: MergeStep) -> Summary:
     """Link the images below several folders into one; earlier links with another content are replaced.
 
     Raises:
@@ -141,7 +141,7 @@ def summarise(summary: Summary, spec: DatasetSpec, seconds: float, console: Cons
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def _convert(path: Path, step: Convert) -> Summary:
+def _convert(path: Path, step: ConvertStep) -> Summary:
     """Convert one mask."""
     index = values_to_index(files.read_index(path), step.spec, path)
     output, coloured = step.outputs

@@ -14,7 +14,7 @@ from PIL import Image
 from d2ls.data import io as files
 from d2ls.data.labels import colours_to_index, index_to_colours
 from d2ls.data.pairs import Pair, check_sizes
-from d2ls.data.sets.layout import Size, Tile, Tiling
+from d2ls.data.sets.layout import OriginalTile, Size, Tiling
 from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -59,7 +59,7 @@ def count_values(mask: Pixels) -> NDArray[np.int64]:
     return cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
 
 
-def split(tile: Tile, tiling: Tiling) -> Summary:
+def split(tile: OriginalTile, tiling: Tiling) -> Summary:
     """Cut one tile and write its patches; the result depends on the tile and the settings alone.
 
     Raises:
@@ -143,7 +143,7 @@ def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list
     return list(zip(*copies, strict=True))
 
 
-def threshold_colours(tile: Tile, rgb: Pixels, off_palette: Mapping[str, str]) -> str | None:
+def threshold_colours(tile: OriginalTile, rgb: Pixels, off_palette: Mapping[str, str]) -> str | None:
     """Threshold each channel at 128, in place, where a tile's official labels are known to be off their palette.
 
     Args:
@@ -172,7 +172,7 @@ def threshold_colours(tile: Tile, rgb: Pixels, off_palette: Mapping[str, str]) -
     )
 
 
-def _read(tile: Tile, tiling: Tiling, summary: Summary) -> tuple[Pixels, Pixels]:
+def _read(tile: OriginalTile, tiling: Tiling, summary: Summary) -> tuple[Pixels, Pixels]:
     """RGB and class indices; the mask first, whose colours are freed before the image is read."""
     rgb = files.read_colours(tile.mask)
     unknown, note = tiling.unknown, threshold_colours(tile, rgb, tiling.off_palette)

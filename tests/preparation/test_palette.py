@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from d2ls.data.sets import potsdam
-from d2ls.data.sets.layout import Tile
+from d2ls.data.sets.layout import OriginalTile
 from d2ls.errors import DataError
 from d2ls.preparation.tiling import split
 from tests.preparation import oracle
@@ -15,7 +15,7 @@ from tests.preparation.test_tiling import tiling
 def tile(folder, stem, mask):
     oracle.save(folder / f"{stem}_RGB.tif", np.zeros_like(mask))
     oracle.save(folder / f"{stem}_label.tif", mask)
-    return Tile(stem, folder / f"{stem}_RGB.tif", folder / f"{stem}_label.tif")
+    return OriginalTile(stem, folder / f"{stem}_RGB.tif", folder / f"{stem}_label.tif")
 
 
 def settings(folder):

@@ -9,7 +9,7 @@ import pytest
 
 from d2ls.data import io as files
 from d2ls.data.sets import potsdam, vaihingen
-from d2ls.data.sets.layout import Tile
+from d2ls.data.sets.layout import OriginalTile
 from d2ls.errors import DataError
 from d2ls.preparation.steps import split_all
 from tests.preparation import oracle
@@ -24,7 +24,7 @@ def tiles(folder, number=4):
         image, mask = oracle.draw(np.random.default_rng(at), (70, 90), cars=0.3)
         oracle.save(folder / f"i{at}.png", image)
         oracle.save(folder / f"m{at}.png", mask)
-        made.append(Tile(f"tile{at}", folder / f"i{at}.png", folder / f"m{at}.png"))
+        made.append(OriginalTile(f"tile{at}", folder / f"i{at}.png", folder / f"m{at}.png"))
     return made
 
 
@@ -84,7 +84,7 @@ def test_a_tile_with_faulty_labels_is_told(tmp_path):
         files_of = [tmp_path / "in" / f"top_potsdam_{name}_{what}.png" for what in ("RGB", "label")]
         for path, pixels in zip(files_of, (image, mask), strict=True):
             oracle.save(path, pixels)
-        originals.append(Tile(f"top_potsdam_{name}", *files_of))
+        originals.append(OriginalTile(f"top_potsdam_{name}", *files_of))
     notes = split_all(originals, tiling(tmp_path / "out", spec=potsdam.SPEC, faulty=("top_potsdam_7_10",)), 1).notes
     assert len(notes) == 1
     assert "top_potsdam_7_10_label.png: the official labels of this tile are faulty" in notes[0]
@@ -124,7 +124,7 @@ PEAK = """
 import json, sys
 from pathlib import Path
 from d2ls.data.spec import DatasetSpec
-from d2ls.data.sets.layout import Tile, Tiling
+from d2ls.data.sets.layout import OriginalTile, Tiling
 from d2ls.preparation.tiling import split
 
 def status(name):
@@ -137,7 +137,7 @@ images.mkdir(), masks.mkdir()
 spec = DatasetSpec.from_dict(json.loads(sys.argv[2]))
 tiling = Tiling(spec=spec, images=images, masks=masks, size=(1024, 1024), stride=(1024, 1024), variants=3)
 start = status("VmRSS")
-split(Tile("tile", folder / "image.tif", folder / "mask.tif"), tiling)
+split(OriginalTile("tile", folder / "image.tif", folder / "mask.tif"), tiling)
 print(status("VmHWM") - start)
 """
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from d2ls.data import io as files
 from d2ls.data.sets import uavid, vaihingen
-from d2ls.data.sets.layout import Tile, Tiling
+from d2ls.data.sets.layout import OriginalTile, Tiling
 from d2ls.errors import ConfigError, DataError
 from d2ls.preparation.tiling import cut, grid, oversample_class, split
 from tests.preparation import oracle
@@ -43,7 +43,7 @@ def write_tile(folder: Path, shape=(70, 90), seed=0, **options):
     image, mask = oracle.draw(np.random.default_rng(seed), shape, **options)
     oracle.save(folder / "image.png", image)
     oracle.save(folder / "mask.png", mask)
-    return Tile("tile", folder / "image.png", folder / "mask.png"), image, mask
+    return OriginalTile("tile", folder / "image.png", folder / "mask.png"), image, mask
 
 
 def tiling(folder: Path, **options):
@@ -255,7 +255,7 @@ def test_originals_of_other_forms_mean_their_colours(tmp_path, suffix, form):
     for path, pixels in zip(paths, (image, mask), strict=True):
         other = as_palette(pixels) if form == "palette" else Image.fromarray(pixels).convert("RGBA")
         other.save(path)
-    split(Tile(original.stem, *paths), tiling(tmp_path, size=(96, 96), stride=(96, 96)))
+    split(OriginalTile(original.stem, *paths), tiling(tmp_path, size=(96, 96), stride=(96, 96)))
     np.testing.assert_array_equal(oracle.read(tmp_path / "images/tile_0_0.tif")[-70:, -90:], image)
     np.testing.assert_array_equal(oracle.read(tmp_path / "masks/tile_0_0.png")[-70:, -90:], oracle.to_index(mask))
 

@@ -12,7 +12,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import SUFFIXES, Pair, list_images, match
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets import layout
-from d2ls.data.sets.layout import ImageFolder, MaskFolder, Split, Step, Tile, Tiling
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile, SplitStep, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -126,7 +126,7 @@ class Naming:
     mask: str
 
 
-def tiles(images: Path, masks: Path, naming: Naming) -> list[Tile]:
+def tiles(images: Path, masks: Path, naming: Naming) -> list[OriginalTile]:
     """Tiles of two folders in the order of their names.
 
     Raises:
@@ -144,7 +144,7 @@ def tiles(images: Path, masks: Path, naming: Naming) -> list[Tile]:
                 f"{alone[0]}{ending}.tif in {where}). Every tile needs both: complete the folders, or move these "
                 f"{what}s away."
             )
-    return [Tile(stem, path, partners[stem]) for stem, path in found.items()]
+    return [OriginalTile(stem, path, partners[stem]) for stem, path in found.items()]
 
 
 def expected(home: PurePosixPath, train: Iterable[str], test: Iterable[str], stem: str, ends: Naming, eroded: str
@@ -178,7 +178,7 @@ def steps(home: Path, tiling: Callable[..., Tiling], naming: Callable[[bool], Na
             stride=(stride, stride), variants=3 if training else 1, colours=output.endswith("rgb"),
         )  # fmt: skip
         listing = partial(tiles, *inputs, naming(masks.endswith("eroded")))
-        made.append(Split(f"{home.name}/{split}/{output}", inputs, listing, how))
+        made.append(SplitStep(f"{home.name}/{split}/{output}", inputs, listing, how))
     return made
 
 

@@ -66,7 +66,7 @@ def plan_by_path(
 
 
 @dataclass(frozen=True)
-class Tile:
+class OriginalTile:
     """An original image and its colour mask; `stem` begins the names of its patches."""
 
     stem: str
@@ -124,7 +124,7 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitStep:
     """Step that cuts tiles into patches.
 
     Attributes:
@@ -136,7 +136,7 @@ class Split:
 
     name: str
     inputs: tuple[Path, ...]
-    tiles: Callable[[], list[Tile]]
+    tiles: Callable[[], list[OriginalTile]]
     tiling: Tiling
 
     @property
@@ -146,7 +146,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Convert:
+class ConvertStep:
     """Step that converts index masks to class indices, with a coloured copy in a folder of that name and `_rgb`.
 
     Attributes:
@@ -173,7 +173,7 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class Merge:
+class MergeStep:
     """Step that joins trees of images in one by hard links; each file keeps its path below its folder.
 
     Attributes:
@@ -195,7 +195,7 @@ class Merge:
         return tuple(self.sources)
 
 
-Step = Split | Convert | Merge
+Step = SplitStep | ConvertStep | MergeStep
 
 
 @dataclass(frozen=True)

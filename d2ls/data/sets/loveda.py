@@ -16,7 +16,7 @@ from d2ls.data.labels import read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets.facts import DatasetFacts, Server, Views
-from d2ls.data.sets.layout import Convert, ImageFolder, MaskFolder, Merge, Step, plan_by_path
+from d2ls.data.sets.layout import ConvertStep, ImageFolder, MaskFolder, MergeStep, Step, plan_by_path
 from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import DataError
 
@@ -107,14 +107,16 @@ def _steps(home: Path) -> list[Step]:
     for split in ("Train", "Val"):
         for area in AREAS:
             folder = home / split / area
-            made.append(Convert(f"loveda/{split}/{area}/{CONVERTED}", folder / MASKS, folder / CONVERTED, PUBLISHED))
+            made.append(
+                ConvertStep(f"loveda/{split}/{area}/{CONVERTED}", folder / MASKS, folder / CONVERTED, PUBLISHED)
+            )
     for area in AREAS:
         kinds = (IMAGES, MASKS, CONVERTED, f"{CONVERTED}_rgb")
         sources = {
             home / "train_val" / area / kind: tuple(home / split / area / kind for split in ("Train", "Val"))
             for kind in kinds
         }
-        made.append(Merge(f"loveda/train_val/{area}", sources))
+        made.append(MergeStep(f"loveda/train_val/{area}", sources))
     return made
 
 

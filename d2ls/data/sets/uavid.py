@@ -13,7 +13,16 @@ from d2ls.data.pairs import Pair, match
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets import isprs, landcoverai, layout
 from d2ls.data.sets.facts import DatasetFacts, Server, Views
-from d2ls.data.sets.layout import ImageFolder, MaskFolder, Merge, Split, Step, Tile, Tiling, plan_by_path
+from d2ls.data.sets.layout import (
+    ImageFolder,
+    MaskFolder,
+    MergeStep,
+    OriginalTile,
+    SplitStep,
+    Step,
+    Tiling,
+    plan_by_path,
+)
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -62,7 +71,7 @@ def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> Segme
     return SegmentationDataset(spec, partial(_frames, folder), read_mask=read_colour_mask)
 
 
-def tiles(folder: Path) -> list[Tile]:
+def tiles(folder: Path) -> list[OriginalTile]:
     """Labelled frames of the folders `seqN/{Images,Labels}` in the order of their names.
 
     Raises:
@@ -72,7 +81,7 @@ def tiles(folder: Path) -> list[Tile]:
         raise DataError(f"{folder}: no such folder. Expected the folder that holds the sequences seqN/Images.")
     hint = "Frames are split together with their labels; UAVid's test frames have none and stay whole."
     return [
-        Tile(f"{sequence.name}_{pair.name}", pair.image, pair.mask)
+        OriginalTile(f"{sequence.name}_{pair.name}", pair.image, pair.mask)
         for sequence in _sequences(folder, "Expected uavid_train, uavid_val or uavid_train_val.")
         for pair in match(sequence / "Images", sequence / "Labels", hint)
         if pair.mask is not None
@@ -125,12 +134,12 @@ def _steps(home: Path) -> list[Step]:
     for split in splits:
         how = tiling(images=home / split / "images", masks=home / split / "masks", size=side, stride=side)
         frames = home / f"uavid_{split}"
-        made.append(Split(f"uavid/{split}", (frames,), partial(tiles, frames), how))
+        made.append(SplitStep(f"uavid/{split}", (frames,), partial(tiles, frames), how))
     patches = {
         home / "train_val" / kind: tuple(home / split / kind for split in splits) for kind in ("images", "masks")
     }
     originals = {home / "uavid_train_val": tuple(home / f"uavid_{split}" for split in splits)}
-    return [*made, Merge("uavid/train_val", patches), Merge("uavid/uavid_train_val", originals)]
+    return [*made, MergeStep("uavid/train_val", patches), MergeStep("uavid/uavid_train_val", originals)]
 
 
 def _folders(home: Path) -> list[ImageFolder]:
