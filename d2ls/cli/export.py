@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_folder(net, facts, options.output, half=options.half)
         print(f"{options.output}: model folder, {_size(options.output)}; test and predict with -w {options.output}")
     _write_graphs(net, facts, options)
+    if options.stac is not None:
+        _write_stac(net, facts, options)
     if options.push is not None:
         print(push_to_hub(options.output, options.push, private=options.private))
     return 0
@@ -71,6 +73,19 @@ def _write_graphs(net: "nn.Module", facts: "ModelFacts", options: argparse.Names
             print("note: without --resolution these programs take a pixel size of their own.")
 
 
+def _write_stac(net: "nn.Module", facts: "ModelFacts", options: argparse.Namespace) -> None:
+    """Write the STAC item of the forms that this call wrote."""
+    from d2ls.checkpoint import FOLDER_WEIGHTS  # noqa: PLC0415  (after the arguments are parsed)
+    from d2ls.export.stac import stac_item, write_stac  # noqa: PLC0415
+
+    weights = None if options.output is None else options.output / FOLDER_WEIGHTS
+    files = {"onnx": options.onnx, "pt2": options.pt2, "weights": weights}
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    present = {key: path for key, path in files.items() if path is not None}
+    write_stac(stac_item(facts, present, parameters, name=options.stac.stem), options.stac)
+    print(f"{options.stac}: STAC item of {', '.join(str(path) for path in present.values())}")
+
+
 def _size(path: Path) -> str:
     files = path.glob("*.safetensors") if path.is_dir() else [path]
     return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
@@ -91,6 +106,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pt2", type=Path, metavar="FILE.pt2", help="write a torch.export program, which needs torch alone")
     add("--qgis", type=Path, metavar="FILE.onnx", help="write ONNX of one tile for QGIS (Deepness) and GeoDeep")
     add("--tile", type=cli.positive, metavar="PX", help="side of that tile (default: the window)")
+    add("--stac", type=Path, metavar="FILE.json", help="write a STAC item (MLM extension) of the other files")
     add("--window", type=cli.positive, metavar="PX", help="side of the images it was trained for (default 512)")
     add("--resolution", type=float, metavar="M", help="size of a pixel on the ground in metres")
     add("--licence", metavar="SPDX", help="licence of the weights, such as CC-BY-4.0")
@@ -102,6 +118,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--resolution {options.resolution}: expected a size in metres above 0")
     if not any((options.output, options.onnx, options.pt2, options.qgis)):
         parser.error("nothing to write: give -o, --onnx, --pt2 or --qgis")
+    if options.stac is not None and not any((options.output, options.onnx, options.pt2)):
+        parser.error("--stac describes the other files: give -o, --onnx or --pt2, too")
     if options.push is not None and options.output is None:
         parser.error("--push uploads the folder of -o: give it, too")
     if options.int8 is not None and (options.onnx is None or options.half):
