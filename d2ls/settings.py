@@ -66,7 +66,9 @@ SETTINGS: dict[str, Setting] = {
     ),
     "check_val_every_n_epoch": Setting((int,), 1, "epochs from one validation to the next"),
     "pretrained_ckpt_path": Setting((str, _NONE), None, "checkpoint whose weights training starts from"),
-    "partial": Setting((bool,), False, "load what fits of pretrained_ckpt_path, and list the rest: for other classes"),
+    "pretrained_partial": Setting(
+        (bool,), False, "load of pretrained_ckpt_path the tensors that fit, and list the rest"
+    ),
     "resume_ckpt_path": Setting(
         (str, _NONE), None, 'checkpoint of a run to continue; "last" is this run\'s own last one'
     ),

@@ -1,6 +1,7 @@
 """Shared parts of all scripts: common options, the progress bar, exit codes and messages."""
 
 import argparse
+import io
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -69,6 +70,9 @@ def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the script's name.
     """
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="replace")  # a class name that the locale cannot show ends no run
     try:
         return main(arguments)
     except KeyboardInterrupt:

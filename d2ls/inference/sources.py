@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
+from d2ls.checkpoint import BestRecord, Checkpoint, best_record_of, load_weights, read_best, read_checkpoint
 from d2ls.config import Settings
 from d2ls.data import sets
 from d2ls.data.dataset import SegmentationDataset
@@ -62,13 +62,15 @@ def trained_network(settings: Settings | None, weights: Path | None, spec: Datas
         CheckpointError: no checkpoint, or one of another network or of other classes.
     """
     notes: list[str] = []
+    record = None
     if weights is None:
         if settings is None:
             raise ConfigError(
                 "nothing says which network to test: give a config with -c, a checkpoint with -w, or both."
             )
-        weights = _weights_of(settings, notes)
+        weights, record = _weights_of(settings, notes)
     checkpoint = read_checkpoint(weights)
+    notes.append(_described(checkpoint, record))
     if checkpoint.spec is not None and checkpoint.spec.classes != spec.classes:
         raise CheckpointError(
             f"{weights} was trained on the classes {', '.join(checkpoint.spec.classes)} ({checkpoint.spec.name}); the "
@@ -90,13 +92,47 @@ def trained_network(settings: Settings | None, weights: Path | None, spec: Datas
     return Trained(net, checkpoint, notes)
 
 
-def _weights_of(settings: Settings, notes: list[str]) -> Path:
-    """The checkpoint that a config names, else its last one."""
+def _weights_of(settings: Settings, notes: list[str]) -> tuple[Path, BestRecord | None]:
+    """The checkpoint that a config names: the last run's best one with its record, or a file by its name.
+
+    Raises:
+        CheckpointError: absent, or the last run has no best one yet.
+    """
     folder = Path(settings.weights_path)
     named, last = folder / f"{settings.test_weights_name}.ckpt", folder / "last.ckpt"
+    if settings.test_weights_name == settings.weights_name and best_record_of(folder).is_file():
+        record = read_best(folder)
+        path = None if record is None else folder / record.file
+        if path is not None and path.is_file():
+            return path, record
+        what = "has no best checkpoint yet" if path is None else f"had its best checkpoint in {path}, which is gone"
+        there = (
+            f" Its newest state is {last}: test it with -w, or" if last.is_file() else " Name a checkpoint with -w, or"
+        )
+        raise CheckpointError(
+            f"{folder}: the last training run {what}.{there} go on with that run (auto_resume=True) until it is "
+            "validated. Checkpoints of earlier runs lie in sub-folders named by their time."
+        )
     if named.is_file():
-        return named
+        return named, None
     if last.is_file():
         notes.append(f"no {named}; testing {last}")
-        return last
+        return last, None
     raise CheckpointError(f"neither {named} nor {last} is there. Train first, or name a checkpoint with -w.")
+
+
+def _described(checkpoint: Checkpoint, record: BestRecord | None) -> str:
+    """File, epoch and score of the weights, in words.
+
+    Raises:
+        CheckpointError: the file is of another epoch than the record says.
+    """
+    epochs = f", after {checkpoint.epochs} epochs" if checkpoint.epochs is not None else ""
+    if record is None:
+        return f"weights: {checkpoint.path}{epochs}"
+    if checkpoint.epochs not in (None, record.epoch):
+        raise CheckpointError(
+            f"{checkpoint.path} is of epoch {checkpoint.epochs}, its record says {record.epoch}: the run was stopped "
+            "while it saved. Go on with that run (auto_resume=True), or name the checkpoint with -w."
+        )
+    return f"weights: {checkpoint.path}, the best of its run: epoch {record.epoch}, {record.monitor} {record.score:.4f}"

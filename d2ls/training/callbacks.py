@@ -122,6 +122,7 @@ class LossLog(Callback):
     Attributes:
         shown: newest values by name, for the progress bar.
         means: of the terms over the images of the last epoch.
+        rates: learning rates of the last step by column.
     """
 
     def __init__(self) -> None:
@@ -130,7 +131,7 @@ class LossLog(Callback):
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._images = 0
-        self._rates: dict[str, float] = {}
+        self.rates: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take over from the module's own logging; write UTF-8 whatever the locale."""
@@ -155,7 +156,7 @@ class LossLog(Callback):
         """Note the learning rates of this step, before a schedule changes them."""
         groups = trainer.optimizers[0].param_groups
         names = ["lr"] if len(groups) == 1 else [f"lr/{group.get('name', at)}" for at, group in enumerate(groups)]
-        self._rates = dict(zip(names, (float(group["lr"]) for group in groups), strict=True))
+        self.rates = dict(zip(names, (float(group["lr"]) for group in groups), strict=True))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -175,7 +176,7 @@ class LossLog(Callback):
         if stepped and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = dict(zip(self._names, terms.tolist(), strict=True))
             self.shown["train_loss"] = values["loss"]
-            _write(trainer, {f"train_{name}_step": value for name, value in values.items()} | self._rates)
+            _write(trainer, {f"train_{name}_step": value for name, value in values.items()} | self.rates)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the scores."""
@@ -270,14 +271,14 @@ class EpochReport(Callback):
     def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
         now = time.perf_counter()
         terms = ", ".join(f"{name} {value:.4f}" for name, value in self._losses.means.items() if name != "loss")
-        rates = " ".join(f"{group['lr']:.3g}" for group in trainer.optimizers[0].param_groups)
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._losses.rates.items())
         speed = self._images / max((self._trained or now) - self._epoch_began, 1e-9)
         left = (now - self._began) / self._epochs * ((trainer.max_epochs or 0) - trainer.current_epoch - 1)
         scores = getattr(pl_module, "scores", None) or {}
         shown = "".join(f", val_{name} {100 * scores[name]:.2f} %" for name in ("mIoU", "F1", "OA") if name in scores)
         return (
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {self._losses.means['loss']:.4f}"
-            f"{f' ({terms})' if terms else ''}{shown}, next lr {rates}, {speed:.1f} images/s, "
+            f"{f' ({terms})' if terms else ''}{shown}, {rates}, {speed:.1f} images/s, "
             f"{timedelta(seconds=round(left))} left"
         )
 

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -28,7 +29,7 @@ from d2ls.training.non_finite import SkippedBatches, StepLoss
 class SegmentationModule(pl.LightningModule):
     """Network, loss, metrics and optimiser of a segmentation run, for `d2ls.training.trainer` or any `pl.Trainer`.
 
-    Batches are dicts of "image" (B, bands, H, W), float and normalised or uint8 (normalised here, on the device),
+    Batches are dicts of "image" (B, bands, H, W), float and normalised, or of an integer type (normalised here),
     "mask" (B, H, W) of any integer type, and "path", the names of the images for messages.
 
     Logged: `train_<term>` of each loss term (unless `log_terms` is False), `val_loss`, `val_mIoU`, `val_F1`, `val_OA`
@@ -116,10 +117,10 @@ class SegmentationModule(pl.LightningModule):
         return self.net(image.contiguous(memory_format=self.memory_format))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], _: int) -> dict[str, Any]:
-        """Normalise uint8 images and widen masks on the device: both travel as bytes."""
+        """Normalise raw images and widen masks on the device: both travel in their files' type."""
         changed = dict(batch)
-        if batch["image"].dtype == torch.uint8:
-            changed["image"] = batch["image"] * self.scale + self.offset
+        if not batch["image"].is_floating_point():
+            changed["image"] = batch["image"].float() * self.scale + self.offset
         if "mask" in batch:
             changed["mask"] = batch["mask"].long()
         return changed
@@ -218,7 +219,8 @@ class SegmentationModule(pl.LightningModule):
         """Log mIoU, mean F1 and OA, and the IoU of each class, over all processes together."""
         self.scores = self.metrics.compute()
         self.metrics.reset()
-        self.log("val_loss", self.val_losses.compute() / self.val_images.compute(), sync_dist=True)
+        loss = self.val_losses.compute() / self.val_images.compute()
+        self.log("val_loss", loss, sync_dist=True)
         self.val_losses.reset()
         self.val_images.reset()
         means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
@@ -226,6 +228,9 @@ class SegmentationModule(pl.LightningModule):
         iou = self.scores["per_class"]["IoU"].tolist()
         by_class = {f"val_IoU/{name}": value for name, value in zip(self.classes, iou, strict=True)}
         self.log_dict(by_class, sync_dist=True)
+        in_training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if in_training and isinstance(self.lr_scheduler, ReduceLROnPlateau):
+            self.lr_scheduler.step({**means, "val_loss": loss.item()}[self.monitor])
 
     def on_train_epoch_end(self) -> None:
         """Refuse the last step's loss if it was not finite."""
@@ -240,11 +245,21 @@ class SegmentationModule(pl.LightningModule):
         if self.lr_scheduler is None:
             return self.optimizer
         schedule: dict[str, Any] = {"scheduler": self.lr_scheduler, "interval": self.interval}
+        total, steps = getattr(self.lr_scheduler, "total_steps", None), self.trainer.estimated_stepping_batches
+        if self.interval == "step" and total not in (None, steps):
+            raise ConfigError(
+                f"lr_scheduler: it ends after total_steps={total}, the run has {steps} steps. Set total_steps={steps}."
+            )
         if isinstance(self.lr_scheduler, ReduceLROnPlateau):
-            monitor = "train_loss_epoch" if self.monitor == "train_loss" else self.monitor
-            every = self.trainer.check_val_every_n_epoch or 1
-            schedule |= {"interval": "epoch", "frequency": every, "monitor": monitor, "strict": False}
+            if not self.monitor.startswith("val_"):
+                raise ConfigError(f"lr_scheduler: ReduceLROnPlateau needs a val_ score; monitor={self.monitor!r}.")
+            schedule |= {"interval": "epoch", "monitor": self.monitor, "strict": False}
         return {"optimizer": self.optimizer, "lr_scheduler": schedule}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move the schedule; ReduceLROnPlateau has moved with the validation, before checkpoints are written."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let a run that goes on follow the learning rates, weight decay and length that it is given now."""

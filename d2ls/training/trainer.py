@@ -69,10 +69,10 @@ def train(settings: Settings) -> pl.Trainer:
             return trainer
         notes += check_data(settings)  # before weights are fetched
         notes += initial_weights(settings, start.checkpoint)
-        _configure_loaders(settings, trainer.strategy.root_device)
         folder = Path(settings.weights_path)
         prepare_folder(folder)
-        with lock_folder(folder) if trainer.is_global_zero else contextlib.nullcontext():
+        lock = lock_folder(folder) if trainer.is_global_zero else contextlib.nullcontext()
+        with lock, _configured_loaders(settings, trainer.strategy.root_device):
             _tell(trainer, settings, start, notes, console)
             _fit(trainer, settings, start.checkpoint, console, shutdown)
     if trainer.is_global_zero:
@@ -147,7 +147,7 @@ def initial_weights(settings: Settings, resumed: Checkpoint | None) -> list[str]
         load_weights(settings.net, resumed)
     elif settings.pretrained_ckpt_path is not None:
         checkpoint = read_checkpoint(settings.pretrained_ckpt_path)
-        if settings.partial:
+        if settings.pretrained_partial:
             return [f"{checkpoint.path}: not loaded: {line}" for line in load_fitting_weights(settings.net, checkpoint)]
         load_weights(settings.net, checkpoint)
     elif hasattr(backbone := getattr(settings.net, "backbone", settings.net), "load_pretrained"):
@@ -213,12 +213,22 @@ def _tell(trainer: pl.Trainer, settings: Settings, start: Start, notes: list[str
             console.print(note if note.startswith("warning: ") else f"note: {note}")
 
 
-def _configure_loaders(settings: Settings, device: torch.device) -> None:
-    """Set what loaders do for the device: page-locked memory, and how far they read ahead."""
-    for loader in (settings.train_loader, settings.val_loader):
+@contextlib.contextmanager
+def _configured_loaders(settings: Settings, device: torch.device) -> Iterator[None]:
+    """Let loaders give raw pixels, which the module normalises, in page-locked memory for a GPU."""
+    loaders = settings.train_loader, settings.val_loader
+    datasets = [loader.dataset for loader in loaders if getattr(loader.dataset, "normalise", None) is True]
+    for loader in loaders:
         loader.pin_memory = device.type == "cuda" if settings.pin_memory == "auto" else settings.pin_memory
         if loader.num_workers and settings.prefetch_factor is not None:
             loader.prefetch_factor = settings.prefetch_factor
+    for dataset in datasets:
+        dataset.normalise = False
+    try:
+        yield
+    finally:
+        for dataset in datasets:
+            dataset.normalise = True
 
 
 def _fit(
