@@ -1,9 +1,11 @@
 """The Dataset class of all data sets: pairs of files, read whole or as augmented training samples."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -77,6 +79,10 @@ class SegmentationDataset(Dataset[Sample]):
             self._pairs = self._listing()
         return self._pairs
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send functions and classes of a config file to worker processes by value: these cannot import them."""
+        return _restore, (cloudpickle.dumps((type(self), self.__dict__)),)
+
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -133,3 +139,10 @@ class SegmentationDataset(Dataset[Sample]):
         if self._transforms is not None:
             image, mask = self._transforms(image, mask, rng, self.pairs[index].image)
         return image, mask
+
+
+def _restore(pickled: bytes) -> SegmentationDataset:
+    kind, state = pickle.loads(pickled)
+    dataset: SegmentationDataset = kind.__new__(kind)
+    dataset.__dict__.update(state)
+    return dataset

@@ -1,11 +1,15 @@
 """Loaders whose order and content depend on seed and epoch alone, whatever the number of workers."""
 
+import atexit
+import os
 import signal
+import weakref
 from collections.abc import Iterator, Sized
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
@@ -14,8 +18,10 @@ from d2ls.distributed import place
 from d2ls.errors import DataError
 from d2ls.memory import keep_freed_memory
 
+MAX_WORKERS = 8
 WORKER_MEMORY = 128 << 20  # bytes that a worker keeps after it has freed them
 GRACE = 60  # seconds that a worker goes on after SIGTERM
+_OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
 
 class SeededSampler(Sampler[SampleRequest]):
@@ -111,33 +117,52 @@ class DistributedEvalSampler(Sampler[int]):
 
 
 def training_loader(
-    dataset: SegmentationDataset, batch_size: int, *, seed: int = 42, num_workers: int = 2, **options: Any
+    dataset: SegmentationDataset,
+    batch_size: int,
+    *,
+    seed: int = 42,
+    num_workers: int | Literal["auto"] = "auto",
+    **options: Any,
 ) -> DataLoader[Sample]:
-    """Shuffled batches of one size; a last smaller one is dropped.
+    """Make a loader of shuffled batches of one size; a last smaller batch is dropped.
 
     Args:
         dataset: with an augmentation.
         batch_size: samples of a batch, on each process.
         seed: with the epoch (`loader.sampler.set_epoch`), decides order and content.
-        num_workers: reading processes; changes neither order nor content.
-        options: further arguments of `DataLoader`.
+        num_workers: reading processes, which change neither order nor content; "auto" is one for each CPU core that
+            this process may use, shared by the training processes of the machine, at most 8.
+        options: further arguments of `DataLoader`. By default workers live on between epochs (`persistent_workers`),
+            memory is pinned where there is a GPU (`pin_memory`), and each worker prepares two batches ahead
+            (`prefetch_factor`).
     """
     sampler = SeededSampler(dataset, batch_size, seed=seed)
     return _loader(dataset, batch_size, sampler, num_workers, drop_last=True, **options)
 
 
 def evaluation_loader(
-    dataset: SegmentationDataset, batch_size: int = 1, *, num_workers: int = 2, **options: Any
+    dataset: SegmentationDataset,
+    batch_size: int = 1,
+    *,
+    num_workers: int | Literal["auto"] = "auto",
+    **options: Any,
 ) -> DataLoader[Sample]:
-    """Every image once, in order, over all processes together.
+    """Make a loader of every image once, in order, over all processes together.
 
     Args:
         dataset: without an augmentation.
         batch_size: images of a batch; above 1 they must have one size.
-        num_workers: reading processes.
-        options: further arguments of `DataLoader`.
+        num_workers: reading processes, as in `training_loader`.
+        options: further arguments of `DataLoader`, as in `training_loader`.
     """
     return _loader(dataset, batch_size, DistributedEvalSampler(dataset), num_workers, **options)
+
+
+def available_workers() -> int:
+    """Reading processes that suit this machine: its usable CPU cores over its training processes, 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, min(MAX_WORKERS, cores // max(1, int(processes) if processes.isdecimal() else 1)))
 
 
 def begins_anywhere(loader: Any) -> bool:
@@ -166,25 +191,43 @@ def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
 
 
 def _loader(
-    dataset: SegmentationDataset, batch_size: int, sampler: Sampler[Any], num_workers: int, **options: Any
+    dataset: SegmentationDataset,
+    batch_size: int,
+    sampler: Sampler[Any],
+    num_workers: int | Literal["auto"],
+    **options: Any,
 ) -> DataLoader[Sample]:
+    workers = available_workers() if num_workers == "auto" else num_workers
     settings: dict[str, Any] = {
         "collate_fn": collate,
-        "persistent_workers": num_workers > 0,
+        "persistent_workers": True,
+        "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
-    }
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=num_workers, **(settings | options))
+    } | options
+    if workers == 0:  # DataLoader refuses what only workers can do
+        settings = {key: value for key, value in settings.items() if key not in _OF_WORKERS}
+    loader: DataLoader[Sample] = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, **settings)
+    atexit.register(_stop_workers, weakref.ref(loader))
+    return loader
+
+
+def _stop_workers(reference: "weakref.ref[DataLoader[Sample]]") -> None:
+    """End the workers of a loader at the interpreter's exit, which would send them SIGTERM and wait for `GRACE`."""
+    iterator = getattr(reference(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
 
 
 def _start_worker(_: int) -> None:
-    """Keep OpenCV's threads out of a worker: the workers share the cores already, and threads do not survive a fork.
+    """Prepare a worker: no threads of OpenCV, freed memory kept, SIGTERM put off.
 
     A cluster sends SIGTERM to every process at once: the main one may need a few batches more until it has saved.
     """
-    cv2.setNumThreads(0)
+    cv2.setNumThreads(0)  # the workers share the cores already, and threads do not survive a fork
     # A sample needs some 8 MB in large pieces: their pages took a third of an uncompressed sample's time.
     keep_freed_memory(WORKER_MEMORY)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:

@@ -135,6 +135,27 @@ def test_a_batch_with_and_without_masks_is_an_error(tmp_path: Path) -> None:
         collate([with_mask, without])
 
 
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(2, None, 2), (64, "4", 8), (6, "4", 1), (3, "8", 1)])
+def test_automatic_number_of_workers(
+    cores: int, processes: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    loader = evaluation_loader(SegmentationDataset(SPEC, list))
+    assert loader.num_workers == expected
+    assert loader.persistent_workers
+
+
+def test_options_of_the_loader_are_settings() -> None:
+    dataset = SegmentationDataset(SPEC, list, augmentation=AUGMENTATION)
+    loader = training_loader(dataset, 2, num_workers=1, prefetch_factor=5, persistent_workers=False, pin_memory=False)
+    assert (loader.prefetch_factor, loader.persistent_workers, loader.pin_memory) == (5, False, False)
+    alone = training_loader(dataset, 2, num_workers=0, prefetch_factor=5, persistent_workers=True)
+    assert (alone.prefetch_factor, alone.persistent_workers) == (None, False)
+
+
 def test_constructing_touches_nothing() -> None:
     def listing() -> list:
         raise AssertionError("listed too early")
