@@ -1,32 +1,61 @@
-"""The one reader and writer of image files: 8-bit PNG, JPEG and TIFF, RGB outside, OpenCV's BGR only in here."""
+"""The one reader and writer of image files: RGB outside, OpenCV's BGR only in the decoders.
+
+A PNG shows any damage to its pixels by its checksums. A TIFF shows it only where a block cannot be decoded, is too
+short or missing: a bit that flips in an LZW, deflate or uncompressed block may pass, so masks are safest as PNG. A
+flipped bit inside a JPEG is never seen. Orientations that a file notes are applied.
+"""
 
 import io
 import os
-import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
+from rasterio.windows import Window
 
-from d2ls.data import lzw, png, tiff
-from d2ls.data.headers import FormatError, Header, check_jpeg, check_png, read_header
+from d2ls.data.decode import (
+    GDAL_OPTIONS,
+    MAX_PIXELS,
+    as_bytes,
+    by_pillow,
+    check_blocks,
+    check_exact,
+    check_size,
+    checked,
+    colour_header,
+    decoded,
+    open_tiff,
+    own,
+    read_rgb,
+    read_samples,
+    reading,
+    upright,
+    whole_file,
+)  # fmt: skip
+from d2ls.data.image_header import FormatError, Header, read_header
 from d2ls.errors import DataError
 
+__all__ = [
+    "MAX_PIXELS", "SUFFIXES", "Pixels", "read_bands", "read_colours", "read_image", "read_index", "read_kind",
+    "read_size", "read_window", "write_bytes", "write_png", "write_tiff",
+]  # fmt: skip
 Pixels = NDArray[np.uint8]
-MAX_PIXELS = 1 << 29  # 23 170 pixels square; more is taken for a decompression bomb
-_MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
-_BAND = 1 << 20  # pixels of a compressed TIFF decoded at a time
-_STRIP = 1 << 16  # bytes of a strip that we write
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
+"""Endings of the image files that are read, in lower case."""
+_TILE = 256  # pixels of a side of the tiles that we write
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header alone.
+    """Height and width of an image file, as it is shown, from its header alone.
 
     Raises:
         DataError: no image that can be read.
@@ -36,19 +65,17 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_kind(path: Path) -> Header:
-    """What an image file says of itself, from its header alone.
+    """Header of an image file.
 
     Raises:
         DataError: no image that can be read.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         return read_header(file)
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image of 8-bit RGB (or palette) pixels.
-
-    An orientation noted in the file's metadata is not applied: masks have none.
+    """Read an image of 8-bit RGB (or palette) pixels, upright where the file notes an orientation.
 
     Returns:
         RGB, (H, W, 3).
@@ -56,13 +83,13 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: unreadable, damaged, 16-bit, grey, CMYK, or with a fourth channel that is not opaque throughout.
     """
-    with _reading(path) as file:
-        header = _colour_header(file)
-        return _pixels(file, header, (0, 0, header.height, header.width))
+    with reading(path) as file:
+        header = colour_header(file)
+        return read_rgb(file, path, header, None)
 
 
 def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pixels:
-    """Read a window of an image; of a TIFF, only the strips or tiles that it touches are read and decoded.
+    """Read a window of an image; of a TIFF, only the strips or tiles that it touches are decoded.
 
     The window must lie inside the image; otherwise as `read_image`.
 
@@ -72,13 +99,13 @@ def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pix
     Raises:
         DataError: as `read_image`; of a TIFF only where the window touches.
     """
-    with _reading(path) as file:
-        header = _colour_header(file)
+    with reading(path) as file:
+        header = colour_header(file)
         if min(top, left) < 0 or min(height, width) < 1 or top + height > header.height or left + width > header.width:
             raise FormatError(
                 f"window of {width} x {height} at ({left}, {top}) is not inside {header.width} x {header.height} pixels"
             )
-        return _pixels(file, header, (top, left, height, width))
+        return read_rgb(file, path, header, (top, left, height, width))
 
 
 def read_colours(path: Path) -> Pixels:
@@ -88,56 +115,96 @@ def read_colours(path: Path) -> Pixels:
         RGB, (H, W, 3).
 
     Raises:
-        DataError: as `read_image`, and lossy, or not what its checksums say.
+        DataError: as `read_image`, and lossy.
     """
-    with _reading(path) as file:
-        header = _colour_header(file)
-        _check_exact(file, header)
-        return _pixels(file, header, (0, 0, header.height, header.width))
+    with reading(path) as file:
+        header = colour_header(file)
+        check_exact(header)
+        return read_rgb(file, path, header, None)
 
 
 def read_index(path: Path) -> Pixels:
     """Read the raw values of an index mask: grey values, or the indices of a palette.
 
+    16-bit, 32-bit and floating-point masks are read where all values are whole numbers from 0 to 255.
+
     Returns:
         Values as they stand in the file, (H, W).
 
     Raises:
-        DataError: unreadable, damaged, lossy, or a colour mask.
+        DataError: unreadable, damaged, lossy, a colour mask, or values that are no whole numbers from 0 to 255.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         header = read_header(file)
-        _check_size(file, header)
-        kind = header.kind.removesuffix("+alpha") if header.kind == "palette+alpha" else header.kind
-        if kind not in ("grey", "palette") or header.bits > 8:
+        check_size(file, header)
+        if header.kind not in ("grey", "palette", "palette+alpha"):
             raise FormatError(
-                f"{header.bits}-bit {header.kind} pixels where an index mask (8-bit grey or palette) is expected; "
+                f"{header.bits}-bit {header.kind} pixels where an index mask (grey or palette) is expected; "
                 "convert colour masks first (see the tools)"
             )
-        _check_exact(file, header)
-        data = _whole(file, header)
-    with _naming(path):
-        if header.bits == 8 and header.format == "png":
-            values = png.read_differences(data, header.height, header.width)
-            if values is not None:
-                return values
-            if kind == "grey":
-                return _checked(_decode(data, cv2.IMREAD_UNCHANGED), header, 2)
-        index = _pillow(data)
-        if kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
-            index = index // np.uint8(255 // (2**header.bits - 1))
-        return _checked(index, header, 2)
+        check_exact(header)
+        if header.format == "tiff":
+            values: NDArray[Any] = upright(read_samples(file, path, header, None)[..., 0], header)
+        elif header.kind == "grey" and header.format == "png" and header.bits >= 8:
+            values = upright(checked(decoded(whole_file(file, header), cv2.IMREAD_UNCHANGED), header, 2), header)
+        else:
+            values = upright(checked(by_pillow(whole_file(file, header), "P"), header, 2), header)
+            if header.kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
+                values = values // np.uint8(255 // (2**header.bits - 1))
+        return own(values if values.dtype == np.uint8 else as_bytes(values))
 
 
-def write_png(path: Path, pixels: Pixels) -> None:
+def read_bands(
+    path: Path, window: tuple[int, int, int, int] | None = None, bands: Sequence[int] | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Read bands of a TIFF in their own type.
+
+    Args:
+        path: the file.
+        window: top, left, height and width of a part, which must lie inside; None reads the whole.
+        bands: numbers of the bands, from 1; None reads all.
+
+    Returns:
+        Values, (bands, H, W), and where they are data, (H, W): by the nodata value, the mask or the alpha band.
+
+    Raises:
+        DataError: no TIFF, unreadable, damaged, or without such a band.
+    """
+    with reading(path) as file:
+        header = read_header(file)
+        if header.format != "tiff":
+            raise FormatError(f"a {header.format} file where a TIFF is expected")
+        if header.orientation != 1:
+            raise FormatError(f"orientation {header.orientation}: save the raster upright")
+        check_blocks(file, header)
+        with open_tiff(path) as raster:
+            wanted = list(bands) if bands is not None else list(raster.indexes)
+            if absent := [band for band in wanted if band not in raster.indexes]:
+                raise FormatError(f"no band {absent[0]}; the file has {raster.count}")
+            part = None if window is None else Window(window[1], window[0], window[3], window[2])
+            return raster.read(wanted, window=part), raster.dataset_mask(window=part) > 0
+
+
+def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> None:
     """Write a mask (H, W) or a picture or colour mask (H, W, 3), RGB, as PNG: whole or not at all.
 
     Masks are stored unfiltered, at zlib's level 3: of OpenCV's default size, and decoded two to three times as fast.
-    Runs alone, or a lower level, decode more slowly; a higher one takes three times as long to write.
+
+    Args:
+        path: the file.
+        pixels: values or RGB.
+        palette: colours that viewers show for the values 0, 1, ... of a mask; the values stay what they are.
 
     Raises:
         DataError: it cannot be written.
     """
+    if palette is not None and pixels.ndim == 2:
+        picture, stream = Image.fromarray(pixels), io.BytesIO()
+        values = [value for colour in palette for value in colour]
+        picture.putpalette(values + [0] * (768 - len(values)))
+        picture.save(stream, "PNG", compress_level=3, bits=8)
+        write_bytes(path, stream.getvalue())
+        return
     if pixels.ndim == 2:
         settings = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
         settings += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
@@ -150,16 +217,19 @@ def write_png(path: Path, pixels: Pixels) -> None:
 
 
 def write_tiff(path: Path, rgb: Pixels) -> None:
-    """Write an RGB (H, W, 3) TIFF, uncompressed in short strips, so that `read_window` reads only what it needs.
+    """Write an RGB (H, W, 3) TIFF, uncompressed in tiles (small ones in strips), which `read_window` reads fastest.
 
     Raises:
         DataError: it cannot be written.
     """
     height, width = rgb.shape[:2]
-    rows = max(1, min(height, _STRIP // (3 * width)))
-    blocks = [rgb[top : top + rows].tobytes() for top in range(0, height, rows)]
-    counts = [len(block) for block in blocks]
-    write_bytes(path, tiff.build("<", tiff.rgb_entries(), (height, width), counts, blocks, rows))
+    tiles = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE} if min(height, width) >= _TILE else {}
+    with rasterio.Env(**GDAL_OPTIONS), MemoryFile() as memory, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        profile = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8"}
+        with memory.open(**profile, interleave="pixel", photometric="RGB", **tiles) as raster:
+            raster.write(np.moveaxis(rgb, -1, 0))
+        write_bytes(path, bytes(memory.getbuffer()))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -184,162 +254,3 @@ def write_bytes(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what a decoder may raise into an error that names the file."""
-    try:
-        yield
-    except (FormatError, tiff.TiffError) as problem:
-        raise DataError(f"{path}: {problem}.") from problem
-    except Image.DecompressionBombError as problem:
-        raise DataError(f"{path}: too many pixels for this kind of file: {problem} Split it first.") from problem
-    except (cv2.error, OSError, ValueError, SyntaxError) as problem:
-        if isinstance(problem, OSError) and problem.strerror:  # of the disk; Pillow's have no such text
-            raise DataError(f"{path}: cannot be read: {problem.strerror}.") from problem
-        raise DataError(f"{path}: cannot be decoded, the file is damaged or unusual: {_reason(problem)}.") from problem
-    except MemoryError as problem:
-        raise DataError(f"{path}: too large for this machine's memory.") from problem
-
-
-def _reason(problem: Exception) -> str:
-    """A decoder's words, without the place in memory that Pillow names instead of the file."""
-    return "Pillow knows no such kind of image" if isinstance(problem, UnidentifiedImageError) else str(problem)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    with _naming(path):
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # opening a pipe would wait for ever
-            raise FormatError("a pipe or a device where a file is expected")
-        with path.open("rb") as file:
-            yield file
-
-
-def _check_size(file: BinaryIO, header: Header) -> None:
-    """Refuse to decode what would fill the memory: too many pixels, or more than the file can hold."""
-    pixels = header.height * header.width
-    if pixels > MAX_PIXELS:
-        raise FormatError(
-            f"its header gives {header.width} x {header.height} pixels, expected at most {MAX_PIXELS}; split it first"
-        )
-    if pixels * header.bits // 8 > _MOST_COMPRESSED * (size := file.seek(0, 2)):
-        raise FormatError(f"{size} bytes cannot hold {header.width} x {header.height} pixels; the file is damaged")
-
-
-def _check_exact(file: BinaryIO, header: Header) -> None:
-    """Refuse a mask whose values are not those that were saved, as far as its format can tell.
-
-    A PNG's checksums are compared when it is read. Of TIFFs only deflated ones have checksums: a bit that flips in
-    another one shows where it makes an unknown value, colour or length.
-    """
-    if header.format == "jpeg" or (header.page is not None and not header.page.lossless):
-        raise FormatError("a mask saved as JPEG or otherwise lossy: its values are no longer exact; use the original")
-    if header.page is not None and header.page.deflated:
-        tiff.check_deflated(file, header.page)
-
-
-def _colour_header(file: BinaryIO) -> Header:
-    """Header of an image that can be read as 8-bit RGB."""
-    header = read_header(file)
-    _check_size(file, header)
-    if header.bits > 8:
-        raise FormatError(
-            f"{header.bits} bits a sample where 8 are expected; rescale it to 8-bit RGB, the same way for all images"
-        )
-    if header.kind not in ("rgb", "palette", "rgb+alpha", "palette+alpha"):
-        raise FormatError(f"{header.kind} pixels where RGB is expected; save it as 8-bit RGB")
-    return header
-
-
-def _pixels(file: BinaryIO, header: Header, window: tuple[int, int, int, int]) -> Pixels:
-    """RGB of a window (top, left, height, width)."""
-    top, left, height, width = window
-    page = header.page
-    whole = (height, width) == (header.height, header.width)
-    if page is None or not page.separable or (whole and not page.raw and height * width <= _BAND):
-        pixels = _checked(_decode_colours(_whole(file, header), header), header, 3)
-        return _own(_opaque(pixels[top : top + height, left : left + width]))
-    if page.raw:
-        rows = np.frombuffer(tiff.read_rows(file, page, top, height), np.uint8)
-        return _own(_opaque(rows.reshape(height, page.width, page.samples)[:, left : left + width]))
-    if height * (left + width) <= _BAND and lzw.suits(page, window):
-        return _own(_opaque(lzw.read_window(file, page, window, _pillow)))
-    part_height = page.part[0]
-    step = max(part_height, _BAND // page.width // part_height * part_height)
-    rgb = np.empty((height, width, 3), np.uint8)
-    for begin in range(top // step * step, top + height, step):
-        band = max(begin, top), left, min(begin + step, top + height) - max(begin, top), width
-        data, down, right = tiff.read_part(file, page, *band)
-        pixels = _decode_colours(data, header)[band[0] - down :, left - right :][: band[2], :width]
-        if pixels.shape[:2] != band[2:]:
-            raise FormatError(f"decodes to {pixels.shape[1]} x {pixels.shape[0]} pixels, expected {width} x {band[2]}")
-        rgb[band[0] - top :][: band[2]] = _opaque(pixels)
-    return rgb
-
-
-def _opaque(pixels: Pixels) -> Pixels:
-    """RGB (a view) of RGB, or of RGBA where nothing is transparent."""
-    if pixels.shape[2] == 4:
-        if pixels[..., 3].min(initial=255) < 255:
-            raise FormatError(
-                "a fourth channel that is not opaque throughout (transparency, or infrared?) where RGB is expected; "
-                "save the three channels alone"
-            )
-        pixels = pixels[..., :3]
-    return pixels
-
-
-def _own(pixels: Pixels) -> Pixels:
-    """The pixels, contiguous and free to be written to."""
-    return np.require(pixels, requirements=("C", "W"))
-
-
-def _whole(file: BinaryIO, header: Header) -> bytes:
-    """All bytes of a file, found complete."""
-    file.seek(0)
-    data = file.read()
-    if header.format == "png":
-        check_png(data)
-    elif header.format == "jpeg":
-        check_jpeg(data)
-    return data
-
-
-def _decode_colours(data: bytes, header: Header) -> Pixels:
-    """RGB or RGBA, (H, W, 3 or 4)."""
-    if header.format == "tiff":  # OpenCV goes on, silently, where a strip cannot be decoded
-        return _pillow(data, "RGB")
-    if header.kind == "palette+alpha":
-        return _pillow(data, "RGBA")
-    if header.kind == "rgb+alpha":
-        bgra = _decode(data, cv2.IMREAD_UNCHANGED)
-        return cv2.cvtColor(bgra, cv2.COLOR_BGRA2RGBA)
-    return _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-
-
-def _decode(data: bytes, flags: int) -> Pixels:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if pixels is None:
-        raise FormatError("cannot be decoded, the file is damaged or of an unusual kind; save it again as PNG")
-    if pixels.dtype != np.uint8:
-        raise FormatError(f"decodes to {pixels.dtype} samples, expected 8 bits")
-    return pixels
-
-
-def _pillow(data: bytes, palette: str | None = None) -> Pixels:
-    """What OpenCV cannot give: damage in a TIFF, a palette's indices or (mode `palette`) transparency, few bits."""
-    with Image.open(io.BytesIO(data)) as picture:
-        mode = {"1": "L", "P": palette or "P"}.get(picture.mode, picture.mode)
-        return np.asarray(picture.convert(mode) if mode != picture.mode else picture, np.uint8)
-
-
-def _checked(pixels: Pixels, header: Header, dimensions: int) -> Pixels:
-    """The pixels, if they are as many as the header says."""
-    if pixels.ndim != dimensions or pixels.shape[:2] != (header.height, header.width):
-        raise FormatError(
-            f"decodes to shape {pixels.shape}, expected {header.height} rows of {header.width} {header.kind} pixels"
-        )
-    return pixels
