@@ -3,6 +3,7 @@
 import io
 import stat
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,11 @@ import cv2
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from d2ls.data.image_header import JPEG, JPEG_OLD, NONE, FormatError, Header, read_header, tiff_blocks
+from d2ls.data.image_header import DEFLATE, JPEG, JPEG_OLD, NONE, FormatError, Header, read_header, tiff_blocks
 from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -25,8 +26,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": False, "GDAL_NUM_THREADS": "1",
 }  # fmt: skip
 """No look at neighbouring files, no sidecar files, no threads of its own."""
-_MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
 _PNG_END = b"IEND\xaeB`\x82"
+_MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
 
 
 @contextmanager
@@ -103,12 +104,19 @@ def check_blocks(file: BinaryIO, header: Header) -> None:
         raise FormatError(f"a {what} of the TIFF has {counts[place]} bytes, expected {least[place]} or more")
 
 
-def check_exact(header: Header) -> None:
-    """Refuse a mask whose values may not be those that were saved."""
+def check_exact(file: BinaryIO, header: Header) -> None:
+    """Refuse a mask whose values may not be those that were saved; of TIFFs only deflated ones have checksums."""
     if not header.is_lossless:
         raise FormatError(
             f"a mask saved as {header.format.upper()} with loss: its values are no longer exact; use the original"
         )
+    if header.compression in DEFLATE:
+        for start, count in zip(*tiff_blocks(header), strict=True):
+            file.seek(int(start))
+            try:
+                zlib.decompress(file.read(int(count))) if count else None
+            except zlib.error as problem:
+                raise FormatError(f"the file is damaged ({problem})") from problem
 
 
 def colour_header(file: BinaryIO) -> Header:
@@ -208,12 +216,24 @@ def whole_file(file: BinaryIO, header: Header) -> bytes:
     """All bytes of a file, found complete."""
     file.seek(0)
     data = file.read()
-    if header.format == "png" and _PNG_END not in data:
-        raise FormatError("the file breaks off before its end")
+    if header.format == "png":
+        check_png(data)
     # Inside the coded pixels of a JPEG no byte 0xff stands before one that is not 0: the last scan is complete.
     if header.format == "jpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise FormatError("the file breaks off before its end, or is damaged")
     return data
+
+
+def check_png(data: bytes) -> None:
+    """Compare every chunk of a PNG with its checksum: OpenCV would go on after some damage, and print of the rest."""
+    try:
+        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+        if _PNG_END not in data:
+            raise ValueError("no end")
+    except Exception as problem:  # a damaged file can make Pillow raise nearly anything
+        broken = "checksum" if "checksum" in str(problem) else None
+        reason = "a checksum does not hold" if broken else f"it breaks off before its end: {problem}"
+        raise FormatError(f"the file is damaged ({reason})") from problem
 
 
 def decoded_colours(data: bytes, header: Header) -> Pixels:

@@ -1,5 +1,6 @@
 """Headers of image files: format, size and kind of pixels, before anything is decoded."""
 
+import struct
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ _MODES = {  # of Pillow: kind, bits of a sample
 }  # fmt: skip
 _PNG_KINDS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgb+alpha"}
 ORIENTATION = 274
-NONE, JPEG_OLD, JPEG = 1, 6, 7
+NONE, JPEG_OLD, JPEG, DEFLATE = 1, 6, 7, (8, 32946)
 """Compressions of TIFF that are told apart here."""
 
 
@@ -75,6 +76,9 @@ def read_header(file: BinaryIO) -> Header:
         raise FormatError("the file is empty")
     try:
         if start.startswith(b"\x89PNG\r\n\x1a\n"):
+            if not (start[16:20].strip(b"\0") and start[20:24].strip(b"\0")):
+                width, height = struct.unpack(">II", start[16:24])
+                raise FormatError(f"its header gives {width} x {height} pixels")
             header = _of_pillow(PngImagePlugin.PngImageFile(file), "png", bits=start[24], code=start[25])
         elif start.startswith(b"\xff\xd8"):
             header = _of_pillow(JpegImagePlugin.JpegImageFile(file), "jpeg")
@@ -83,7 +87,7 @@ def read_header(file: BinaryIO) -> Header:
         else:
             header = _of_pillow(Image.open(file, formats=OTHER_FORMATS), "")
     except UnidentifiedImageError as problem:
-        raise FormatError("neither PNG, JPEG, TIFF, BMP, GIF, WebP nor JPEG 2000") from problem
+        raise FormatError("not an image: neither PNG, JPEG, TIFF, BMP, GIF, WebP nor JPEG 2000") from problem
     except FormatError:
         raise
     except Exception as problem:  # a damaged header can make Pillow raise nearly anything

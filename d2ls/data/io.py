@@ -1,8 +1,8 @@
 """The one reader and writer of image files: RGB outside, OpenCV's BGR only in the decoders.
 
-A PNG shows any damage to its pixels by its checksums. A TIFF shows it only where a block cannot be decoded, is too
-short or missing: a bit that flips in an LZW, deflate or uncompressed block may pass, so masks are safest as PNG. A
-flipped bit inside a JPEG is never seen. Orientations that a file notes are applied.
+A PNG shows any damage to its pixels by its checksums, as does a mask in a deflated TIFF. Other TIFFs show it only where
+a block cannot be decoded, is too short or missing: a flipped bit may pass, so masks are safest as PNG. A flipped bit
+inside a JPEG is never seen. Orientations that a file notes are applied.
 """
 
 import io
@@ -119,7 +119,7 @@ def read_colours(path: Path) -> Pixels:
     """
     with reading(path) as file:
         header = colour_header(file)
-        check_exact(header)
+        check_exact(file, header)
         return read_rgb(file, path, header, None)
 
 
@@ -142,7 +142,7 @@ def read_index(path: Path) -> Pixels:
                 f"{header.bits}-bit {header.kind} pixels where an index mask (grey or palette) is expected; "
                 "convert colour masks first (see the tools)"
             )
-        check_exact(header)
+        check_exact(file, header)
         if header.format == "tiff":
             values: NDArray[Any] = upright(read_samples(file, path, header, None)[..., 0], header)
         elif header.kind == "grey" and header.format == "png" and header.bits >= 8:

@@ -77,7 +77,7 @@ def one_bit(data: bytes) -> bytes:
 
 DAMAGED: dict[str, tuple[Spoil, str]] = {
     "empty": (replaced(lambda _: b""), "is empty"),
-    "text": (replaced(lambda _: b"this is no picture"), "neither PNG, JPEG nor TIFF"),
+    "text": (replaced(lambda _: b"this is no picture"), "neither PNG, JPEG, TIFF"),
     "cut": (replaced(lambda data: data[: len(data) // 2]), "breaks off"),
     "its last byte missing": (replaced(lambda data: data[:-1]), "breaks off"),
     "one bit": (replaced(one_bit), "a checksum does not hold"),
@@ -87,7 +87,6 @@ DAMAGED: dict[str, tuple[Spoil, str]] = {
     "a folder": (folder_instead, "Is a directory"),
     "a pipe": (pipe_instead, "a pipe or a device"),
     "a link to itself": (loop_instead, "Too many levels of symbolic links"),
-    "a GIF": (saved(lambda pixels: pixels, ".gif"), "neither PNG, JPEG nor TIFF"),
 }
 IMAGES: dict[str, tuple[Spoil, str]] = DAMAGED | {
     "16 bits": (by_opencv(lambda rgb: rgb.astype(np.uint16) * 257, ".png"), "16 bits a sample"),
@@ -100,8 +99,8 @@ MASKS: dict[str, tuple[Spoil, str]] = DAMAGED | {
     "no such class": (saved(lambda index: index + 4), "are no class of cloud"),
     "255 and 128": (saved(lambda index: (index > 0).astype(np.uint8) * 128), "128"),
     "colours": (saved(lambda index: np.dstack([index] * 3)), "rgb pixels where an index mask"),
-    "16 bits": (saved(lambda index: index.astype(np.uint16)), "16-bit"),
-    "floats": (by_opencv(lambda index: index.astype(np.float32), ".tif"), "32-bit"),
+    "16 bits": (saved(lambda index: index.astype(np.uint16) + 300), "uint16 values such as 300"),
+    "floats": (by_opencv(lambda index: index.astype(np.float32) + 0.5, ".tif"), "float32 values such as 0.5"),
     "JPEG": (saved(lambda index: index, ".jpg"), "no longer exact"),
     "JPEG in a TIFF": (saved(lambda index: index, ".tif", compression="jpeg"), "no longer exact"),
     "smaller": (saved(lambda index: index[:-1]), "64 x 63 pixels"),
