@@ -1,5 +1,6 @@
 """Images and their masks, matched by name."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -8,6 +9,11 @@ from pathlib import Path
 from d2ls.errors import DataError
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+OTHER_SUFFIXES = (
+    *(".bmp", ".dng", ".ecw", ".gif", ".heic", ".heif", ".img", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".mat", ".nc"),
+    *(".npy", ".npz", ".pbm", ".pgm", ".ppm", ".raw", ".sid", ".webp"),
+)
+"""Files that hold images, too, and are not read."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,24 @@ def list_images(folder: Path) -> dict[str, Path]:
         DataError: the folder cannot be read, or two files share a stem.
     """
     found: dict[str, Path] = {}
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as problem:
-        raise DataError(f"{folder}: cannot list this folder: {problem.strerror}.") from problem
-    for path in entries:
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+    for path in _visible(folder):
+        if path.suffix.lower() in SUFFIXES:
             if path.stem in found:
                 other = found[path.stem].name
                 raise DataError(f"{folder}: {other} and {path.name} share one name. Keep one of them.")
             found[path.stem] = path
     return found
+
+
+def left_out(folder: Path) -> str | None:
+    """Images of other formats and sub-folders, which are not read, counted by kind; None where there are none.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    kinds = Counter("sub-folder" if path.is_dir() else path.suffix.lower() for path in _visible(folder))
+    counts = [f"{kinds[kind]} {kind}" for kind in (*OTHER_SUFFIXES, "sub-folder") if kinds[kind]]
+    return f"{folder}: left out: {', '.join(counts)}" if counts else None
 
 
 def match(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
@@ -53,17 +66,20 @@ def match(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
     for folder in (images, masks):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder}: no such folder. {made_by}")
-    found = list_images(images)
+    found, other = list_images(images), left_out(images)
     if not found:
-        raise DataError(f"{images}: no images ({', '.join(SUFFIXES)}). {made_by}")
+        raise DataError(f"{images}: no images ({', '.join(SUFFIXES)}){f'; {other}' if other else ''}. {made_by}")
+    for text in (other, left_out(masks) if masks else None):
+        if text:
+            warnings.warn(f"{text}. Only {', '.join(SUFFIXES)} in the folder itself are read.", stacklevel=2)
     if masks is None:
         return [Pair(path, None, stem) for stem, path in found.items()]
     partners = list_images(masks)
-    for here, there, what, other in ((found, partners, "image", "mask"), (partners, found, "mask", "image")):
+    for here, there, what, partner in ((found, partners, "image", "mask"), (partners, found, "mask", "image")):
         if alone := [path for stem, path in here.items() if stem not in there]:
             raise DataError(
-                f"{images if other == 'image' else masks}: no {other} for {len(alone)} of {len(here)} {what}s "
-                f"(first: {alone[0].name}). Every {what} needs {'an' if other == 'image' else 'a'} {other} of the "
+                f"{images if partner == 'image' else masks}: no {partner} for {len(alone)} of {len(here)} {what}s "
+                f"(first: {alone[0].name}). Every {what} needs {'an' if partner == 'image' else 'a'} {partner} of the "
                 f"same stem. {made_by} Or move these {what}s away."
             )
     return [Pair(path, partners[stem], stem) for stem, path in found.items()]
@@ -85,6 +101,14 @@ def unique_names(pairs: Iterable[Pair], depth: int) -> list[Pair]:
     if again:
         raise DataError(f"{named[0].image.parents[depth]}: {len(again)} image names occur twice (first: {again[0]}).")
     return named
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Files and folders in a folder, sorted, without hidden ones."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as problem:
+        raise DataError(f"{folder}: cannot list this folder: {problem.strerror}.") from problem
 
 
 def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from d2ls.data.pairs import Pair, check_sizes, list_images, match, unique_names
+from d2ls.data.pairs import Pair, check_sizes, left_out, list_images, match, unique_names
 from d2ls.errors import DataError
 
 
@@ -59,6 +59,23 @@ def test_missing_and_empty_folders(folders: tuple[Path, Path], tmp_path: Path) -
         match(tmp_path / "empty", folders[1], "Use the tool.")
     with pytest.raises(DataError, match="cannot list"):
         list_images(tmp_path / "nowhere")
+
+
+def test_images_that_are_left_out_are_counted_by_kind(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    images, masks = folders
+    assert left_out(images) is None
+    for name in ("c.bmp", "d.BMP", "e.webp", "f.jp2", "g.gif", "notes.txt", ".h.bmp"):
+        (images / name).touch()
+    (images / "more").mkdir()
+    (masks / "origin").mkdir()
+    with pytest.warns(UserWarning) as caught:
+        assert len(match(images, masks, "")) == 2
+    first, second = (str(warning.message) for warning in caught)
+    assert first.startswith(f"{images}: left out: 2 .bmp, 1 .gif, 1 .jp2, 1 .webp, 1 sub-folder.")
+    assert second.startswith(f"{masks}: left out: 1 sub-folder.")
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"empty: no images .*1 sub-folder"):
+        match(tmp_path / "empty", masks, "")
 
 
 def test_names_become_unique() -> None:
