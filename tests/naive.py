@@ -129,10 +129,12 @@ class NaiveD2LS(nn.Module):
         p = pixels.flatten(2).transpose(1, 2)  # (B, HW, C)
         e = self.position_code(height, width, p)
         for stage in part.stages:
-            t = self.norm(t + self.attention(stage.tokens_read, query=t + t0, key=p + e, value=p), stage.token_norm)
-            gathered = self.attention(stage.pixels_read, query=p + e, key=t + t0, value=t)
-            p = self.norm(p + gathered, stage.pixels_read.norm)
-        t = self.norm(t + self.attention(part.last_read, query=t + t0, key=p + e, value=p), part.last_norm)
+            t = self.norm(
+                t + self.attention(stage.token_to_image_attn, query=t + t0, key=p + e, value=p), stage.token_norm
+            )
+            gathered = self.attention(stage.image_to_token_attn, query=p + e, key=t + t0, value=t)
+            p = self.norm(p + gathered, stage.image_to_token_attn.norm)
+        t = self.norm(t + self.attention(part.final_attn, query=t + t0, key=p + e, value=p), part.final_norm)
         return t, p.transpose(1, 2).reshape(batch, channels, height, width)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The four maps of the pyramid become one at stride 4 (spec section 1, item 2)."""
+"""Aggregation of the pyramid's four maps to one at stride 4 (spec section 1, item 2)."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,5 @@ class Aggregation(nn.Module):
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of a channels-last map (B, h, w, C) to `size`."""
-    if x.shape[1:3] == tuple(size):
-        return x
     resized = F.interpolate(x.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)

@@ -1,6 +1,5 @@
 """Dynamic dictionary learning for segmentation (ICCV 2025, arXiv 2503.06683), from image to logits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -12,17 +11,16 @@ from torch import Tensor, nn
 from d2ls.errors import ConfigError
 from d2ls.models.aggregation import Aggregation
 from d2ls.models.backbone import Backbone
-from d2ls.models.bands import in_bands
 from d2ls.models.dictionary import Dictionary, DictionaryKind
 from d2ls.models.head import ConvHead, DictionaryHead
-from d2ls.models.interaction import Interaction
 from d2ls.models.position import PositionCode
-from d2ls.models.readings import HEADS
+from d2ls.models.two_way_attention import HEADS, TwoWayAttention, is_recorded, is_traced
+from d2ls.models.weight_files import current_name
 
 
 @dataclass
 class D2LSOutput:
-    """What the network gives in training.
+    """Output of the network in training.
 
     Attributes:
         logits: main logits, (B, K, H, W).
@@ -54,6 +52,10 @@ class DynamicDictionaryLearning(nn.Module):
         interact: False sends pixels and tokens straight to the head.
         head: "dictionary", or "conv": a 1x1 convolution, without dictionary and interaction.
         freeze_backbone: no gradient, and fixed normalisation statistics, in the backbone.
+        memory_efficient: True runs the decoder in row chunks and computes their inner values again in the backward pass
+            (`d2ls.models.streaming`), False as it is written here, "auto" the former on a CPU, where it is the faster
+            one, and the latter on an accelerator, where it takes fewer kernels. The logits are the same. Graphs
+            (torch.compile, torch.export, torch.jit.trace, ONNX) always hold the plain decoder.
 
     Raises:
         ConfigError: an option out of its range, or a backbone without the four strides.
@@ -76,11 +78,12 @@ class DynamicDictionaryLearning(nn.Module):
         interact: bool = True,
         head: Literal["dictionary", "conv"] = "dictionary",
         freeze_backbone: bool = False,
+        memory_efficient: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         num_entries = num_classes if num_entries is None else num_entries
-        _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head)
-        # What a checkpoint needs to build this network again, without its pretrained weights.
+        _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head, memory_efficient)
+        # A checkpoint builds the network again from these; weights and the way to compute are no part of it.
         self.arguments: dict[str, Any] = {
             "backbone": backbone,
             "num_classes": num_classes,
@@ -96,6 +99,8 @@ class DynamicDictionaryLearning(nn.Module):
             "freeze_backbone": freeze_backbone,
         }
         self.num_classes = num_classes
+        self.memory_efficient = memory_efficient
+        self.register_load_state_dict_pre_hook(_rename_old_tensors)
         self.backbone = Backbone(
             backbone,
             in_channels=in_channels,
@@ -107,7 +112,7 @@ class DynamicDictionaryLearning(nn.Module):
         self.aggregation = Aggregation(channels, width, aggregate=aggregate)
         self.dictionary: Dictionary | None = None
         self.position: PositionCode | None = None
-        self.interaction: Interaction | None = None
+        self.interaction: TwoWayAttention | None = None
         self.head: ConvHead | DictionaryHead
         if head == "conv":
             self.head = ConvHead(width, num_classes)
@@ -115,7 +120,7 @@ class DynamicDictionaryLearning(nn.Module):
         self.dictionary = Dictionary(dictionary, num_entries, channels[-1], width)
         if interact:
             self.position = PositionCode(width)
-            self.interaction = Interaction(width, stages)
+            self.interaction = TwoWayAttention(width, stages)
         self.head = DictionaryHead(width, num_entries, num_classes)
 
     def forward(self, image: Tensor) -> Tensor | D2LSOutput:
@@ -139,13 +144,13 @@ class DynamicDictionaryLearning(nn.Module):
         return output
 
     def _segment(self, pixels: Tensor, deepest: Tensor) -> D2LSOutput:
-        """The decoder on the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
+        """Logits at full resolution from the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
         if self.dictionary is None:
             return D2LSOutput(self.head(pixels))
         if torch.is_autocast_enabled(kind := pixels.device.type):  # every product would round them anyway
             pixels = pixels.to(torch.get_autocast_dtype(kind))
         code = None if self.position is None else self.position(*pixels.shape[1:3]).to(pixels.dtype)
-        decode = partial(self._decode, images=in_bands(pixels), code=code)
+        decode = partial(self._decode, pixels=pixels, code=code)
         if self.dictionary.kind != "dynamic":
             return D2LSOutput(decode(self.dictionary.static(deepest)))
         dynamic = self.dictionary.dynamic(deepest)  # (B, N, C)
@@ -154,24 +159,28 @@ class DynamicDictionaryLearning(nn.Module):
             return D2LSOutput(logits)
         return D2LSOutput(logits, decode(self.dictionary.static(deepest)), dynamic)
 
-    def _decode(self, tokens: Tensor, images: Sequence[Sequence[Tensor]], code: Tensor | None) -> Tensor:
-        """Logits at full resolution of dictionaries (B, N, C) and the aggregated maps `in_bands`."""
-        if len(images) == 1:
-            return self._interact(tokens, images[0], code)
-        each = tokens.split(len(tokens) // len(images))
-        logits = [self._interact(entries, bands, code) for entries, bands in zip(each, images, strict=True)]
-        return torch.cat(logits)
+    def _decode(self, tokens: Tensor, pixels: Tensor, code: Tensor | None) -> Tensor:
+        """Logits (B, K, H, W) of a dictionary (B, N, C) and the aggregated map (B, H/4, W/4, C)."""
+        if self._saves_memory(pixels.device) and isinstance(self.head, DictionaryHead):
+            from d2ls.models import streaming  # noqa: PLC0415  (only where it is asked for)
 
-    def _interact(self, tokens: Tensor, bands: Sequence[Tensor], code: Tensor | None) -> Tensor:
-        """`_decode` of images that are taken together; the position code is (H/4 * W/4, C)."""
-        if self.interaction is not None and code is not None:
-            tokens, pixels = self.interaction(tokens, [band.flatten(1, 2) for band in bands], code)
-            bands = [flat.view_as(band) for flat, band in zip(pixels, bands, strict=True)]
-        return self.head(tokens, bands)
+            return streaming.decode(self.interaction, self.head, tokens, pixels, code)
+        if self.interaction is not None:
+            tokens, flat = self.interaction(tokens, pixels.flatten(1, 2), code)
+            pixels = flat.view_as(pixels)
+        return self.head(tokens, pixels)
+
+    def _saves_memory(self, device: torch.device) -> bool:
+        if is_recorded():
+            return False
+        return device.type == "cpu" if self.memory_efficient == "auto" else bool(self.memory_efficient)
 
 
 def _pad(image: Tensor, step: int, smallest: int) -> Tensor:
     """Repeat the border at the bottom and right up to a multiple of `step`, 4 as a rule, and to `smallest`."""
+    if is_traced():  # for any size, of at least `smallest`
+        height, width = image.shape[-2:]
+        return F.pad(image, (0, -width % step, 0, -height % step), mode="replicate")
     sides: list[Any] = [torch.sym_max((side + step - 1) // step * step, smallest) for side in image.shape[-2:]]
     if _is_exporting():  # a graph for every size cannot branch on one
         for dim, padded in zip((-2, -1), sides, strict=True):
@@ -192,11 +201,26 @@ def _crop(logits: Tensor, height: int, width: int) -> Tensor:
     if _is_exporting():
         rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
         return logits.index_select(-2, rows).index_select(-1, columns)
-    return logits if logits.shape[-2:] == (height, width) else logits[..., :height, :width]
+    fits = not is_traced() and logits.shape[-2:] == (height, width)
+    return logits if fits else logits[..., :height, :width]
+
+
+def _rename_old_tensors(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give tensors of an older checkpoint their names of today, before they are loaded."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        if (new := current_name(name)) != name:
+            state[new] = state.pop(name)
 
 
 def _check_options(
-    num_classes: int, num_entries: int, stages: int, width: int, in_channels: int, dictionary: str, head: str
+    num_classes: int,
+    num_entries: int,
+    stages: int,
+    width: int,
+    in_channels: int,
+    dictionary: str,
+    head: str,
+    memory_efficient: object,
 ) -> None:
     for name, value, least in (
         ("num_classes", num_classes, 1),
@@ -213,6 +237,7 @@ def _check_options(
     for name, text, choices in (
         ("dictionary", dictionary, get_args(DictionaryKind)),
         ("head", head, ("dictionary", "conv")),
+        ("memory_efficient", memory_efficient, ("auto", True, False)),
     ):
         if text not in choices:
             raise ConfigError(f"{name}={text!r}: expected one of {', '.join(map(repr, choices))}.")

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from d2ls.models.bands import on_cpu
-
 
 class PositionCode(nn.Module):
     """A fixed Gaussian matrix, saved with the weights, that turns cell centres into C numbers in [-1, 1].
@@ -20,22 +18,16 @@ class PositionCode(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("gaussian", torch.randn(2, width // 2))
-        self._made: tuple[tuple[int, int, torch.dtype], Tensor, Tensor] | None = None
 
     def forward(self, height: int, width: int) -> Tensor:
-        """Codes (height * width, C) of the cells of a map, row by row; a CPU keeps those of the last size."""
-        if not on_cpu(self.gaussian):
-            return self._make(height, width)
-        size = height, width, self.gaussian.dtype
-        if self._made is None or self._made[0] != size or not self._made[1].equal(self.gaussian):
-            with torch.inference_mode(False), torch.no_grad():  # what evaluation made serves training too
-                self._made = size, self.gaussian.clone(), self._make(height, width)
-        return self._made[2]
-
-    def _make(self, height: int, width: int) -> Tensor:
+        """Codes (height * width, C) of the cells of a map, row by row, in float32 at least."""
         matrix = self.gaussian.to(torch.promote_types(self.gaussian.dtype, torch.float32))
-        y = (torch.arange(height, device=matrix.device, dtype=matrix.dtype) + 0.5) / height
-        x = (torch.arange(width, device=matrix.device, dtype=matrix.dtype) + 0.5) / width
-        # The phase is linear in (x, y): one product per row and one per column, then their sums.
-        phase = (2 * math.pi) * (torch.outer(2 * x - 1, matrix[0])[None] + torch.outer(2 * y - 1, matrix[1])[:, None])
-        return torch.cat([phase.sin(), phase.cos()], dim=-1).flatten(0, 1)
+        # The phase is linear in (x, y): sine and cosine of the columns and of the rows are enough.
+        x, y = (
+            2 * math.pi * torch.outer((2 * torch.arange(n, device=matrix.device, dtype=matrix.dtype) + 1) / n - 1, axis)
+            for n, axis in zip((width, height), matrix, strict=True)
+        )
+        y = y.unsqueeze(1)
+        sine = x.sin() * y.cos() + x.cos() * y.sin()
+        cosine = x.cos() * y.cos() - x.sin() * y.sin()
+        return torch.cat([sine, cosine], dim=-1).flatten(0, 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from d2ls.errors import CheckpointError
+from d2ls.models.head import ConvHead
 from d2ls.models.names import reference_backbone
 from d2ls.models.pretrained import without_ones
 from d2ls.models.weight_files import state_dict_of
@@ -26,13 +27,23 @@ _RENAMES: list[tuple[str, str]] = [
     (r"decoder\.feature_modulator\.gmp_branch\.1\.(weight|bias)", r"dictionary.modulator.max_branch.\1"),
     (r"decoder\.feature_modulator\.gap_branch\.1\.(weight|bias)", r"dictionary.modulator.mean_branch.\1"),
     (r"decoder\.feature_modulator\.mlp2\.(0|2)\.(weight|bias)", r"dictionary.modulator.mix.\1.\2"),
-    (_STAGE + r"cross_attn_token_to_image\.(\w+)_proj\.(weight|bias)", r"interaction.stages.\1.tokens_read.\2_proj.\3"),
+    (
+        _STAGE + r"cross_attn_token_to_image\.(\w+)_proj\.(weight|bias)",
+        r"interaction.stages.\1.token_to_image_attn.\2_proj.\3",
+    ),
     (_STAGE + r"norm2\.(weight|bias)", r"interaction.stages.\1.token_norm.\2"),
-    (_STAGE + r"cross_attn_image_to_token\.(\w+)_proj\.(weight|bias)", r"interaction.stages.\1.pixels_read.\2_proj.\3"),
-    (_STAGE + r"norm4\.(weight|bias)", r"interaction.stages.\1.pixels_read.norm.\2"),
-    (r"decoder\.interactor\.final_attn_token_to_image\.(\w+)_proj\.(weight|bias)", r"interaction.last_read.\1_proj.\2"),
-    (r"decoder\.interactor\.norm_final_attn\.(weight|bias)", r"interaction.last_norm.\1"),
+    (
+        _STAGE + r"cross_attn_image_to_token\.(\w+)_proj\.(weight|bias)",
+        r"interaction.stages.\1.image_to_token_attn.\2_proj.\3",
+    ),
+    (_STAGE + r"norm4\.(weight|bias)", r"interaction.stages.\1.image_to_token_attn.norm.\2"),
+    (
+        r"decoder\.interactor\.final_attn_token_to_image\.(\w+)_proj\.(weight|bias)",
+        r"interaction.final_attn.\1_proj.\2",
+    ),
+    (r"decoder\.interactor\.norm_final_attn\.(weight|bias)", r"interaction.final_norm.\1"),
     (r"decoder\.upsampler\.1\.(weight|bias)", r"head.upsampler.norm.\1"),
+    (r"decoder\.output_head\.(weight|bias)", r"head.entries_to_classes.\1"),  # `_ours` knows of the conv head
     (r"decoder\.output_hypernetwork_mlps\.layers\.0\.(weight|bias)", r"head.token_mlp.0.\1"),
     (r"decoder\.output_hypernetwork_mlps\.layers\.1\.(weight|bias)", r"head.token_mlp.2.\1"),
     (r"decoder\.output_hypernetwork_mlps\.layers\.2\.(weight|bias)", r"head.token_mlp.4.\1"),
@@ -114,6 +125,8 @@ def _ours(name: str, net: nn.Module) -> str | None:
         return _our_backbone_name(name.removeprefix("backbone."), net)
     if _UNUSED.fullmatch(name):
         return None
+    if isinstance(getattr(net, "head", None), ConvHead) and name.startswith("decoder.output_head."):
+        return name.replace("decoder.output_head", "head.classify")
     for pattern, replacement in _RENAMES:
         match = re.fullmatch(pattern, name)
         if match:

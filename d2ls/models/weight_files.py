@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,14 @@ from torch import Tensor
 
 from d2ls.errors import CheckpointError
 
+# Parts of the interaction by the names in older checkpoints, and today's.
+OLD_NAMES = {
+    "tokens_read": "token_to_image_attn",
+    "pixels_read": "image_to_token_attn",
+    "last_read": "final_attn",
+    "last_norm": "final_norm",
+}
+_OLD = re.compile(rf"(\binteraction\.(?:stages\.\d+\.)?)({'|'.join(OLD_NAMES)})\b")
 DIGEST = "sha256"  # what a safetensors file of ours calls the checksum of its tensors
 
 
@@ -96,10 +105,16 @@ def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    named = content.items() if isinstance(content, Mapping) else ()
+    tensors = {current_name(name): value for name, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{origin} holds no tensors by name: expected a state dict or a checkpoint with one.")
     return tensors
+
+
+def current_name(name: Any) -> Any:
+    """The name of today for a tensor of an older checkpoint of ours; others stay as they are."""
+    return _OLD.sub(lambda match: match[1] + OLD_NAMES[match[2]], name) if isinstance(name, str) else name
 
 
 def summary(error: Exception) -> str:

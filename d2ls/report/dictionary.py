@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.models.bands import whole
 from d2ls.models.dictionary import DictionaryKind
-from d2ls.models.interaction import Attention, TokensReadPixels
-from d2ls.models.readings import HEADS
+from d2ls.models.two_way_attention import HEADS, Attention, TokenToImageAttention
 
 
 @dataclass
@@ -70,7 +68,12 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
         hooks.callback(net.backbone.register_forward_hook(partial(_keep, found, "maps")).remove)
         hooks.callback(net.aggregation.register_forward_hook(partial(_keep, found, "pixels")).remove)
         if net.interaction is not None:
-            hooks.callback(net.interaction.register_forward_pre_hook(partial(_keep_inputs, found)).remove)
+            # The memory-efficient decoder would not call the modules as wholes.
+            hooks.callback(setattr, net, "memory_efficient", net.memory_efficient)
+            net.memory_efficient = False
+            for module in net.interaction.modules():
+                if isinstance(module, TokenToImageAttention):
+                    hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
         # Not net(...): that may be compiled, and a compiled graph calls no hooks.
         net.eval().forward(image[None].to(next(net.parameters()).device))
         deepest = found["maps"][-1]
@@ -79,13 +82,6 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
         if reading.kind == "dynamic":
             reading.dynamic = net.dictionary.dynamic(deepest)[0].cpu()
             reading.weights = net.dictionary.modulator(deepest)[0].cpu()
-        if net.interaction is not None:
-            # The definition calls each reading by itself; what it gives is what the forward pass gave.
-            for module in net.interaction.modules():
-                if isinstance(module, TokensReadPixels):
-                    hooks.callback(module.register_forward_hook(partial(_attend, attention)).remove)
-            tokens, pixels, code = found["inputs"]
-            net.interaction.plain(tokens, whole(pixels), code)
     grid = found["pixels"].shape[1:3]
     reading.attention = [entries.unflatten(-1, grid) for entries in attention]
     return reading
@@ -100,10 +96,6 @@ def cosines(entries: Tensor) -> Tensor:
 
 def _keep(found: dict[str, Any], name: str, _: nn.Module, __: Any, output: Any) -> None:
     found[name] = output
-
-
-def _keep_inputs(found: dict[str, Any], _: nn.Module, inputs: tuple[Any, ...]) -> None:
-    found["inputs"] = inputs
 
 
 def _attend(found: list[Tensor], read: Attention, inputs: tuple[Tensor, Tensor, Tensor], _: Tensor) -> None:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from d2ls.models import bands
+from d2ls.models import streaming
 
 
 @pytest.fixture(autouse=True)
-def bands_as_before():
-    """Tests may choose the size of bands, hypothesis several in one test."""
-    elements = bands.ELEMENTS
+def chunks_as_before():
+    """Tests may choose the size of row chunks, hypothesis several in one test."""
+    elements = streaming.ELEMENTS
     yield
-    bands.ELEMENTS = elements
+    streaming.ELEMENTS = elements

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ls.errors import ConfigError
-from d2ls.models import DynamicDictionaryLearning, bands
+from d2ls.models import DynamicDictionaryLearning, streaming
 from tests.naive import NaiveD2LS
 
 KINDS = ("dynamic", "static", "ones", "zeros")
@@ -20,6 +20,9 @@ OPTIONS = [
     {"dictionary": kind, "num_entries": entries, "aggregate": aggregate, "interact": interact}
     for kind, entries, aggregate, interact in itertools.product(KINDS, (None, 5), (True, False), (True, False))
 ] + [{"head": "conv", "aggregate": aggregate} for aggregate in (True, False)]
+
+
+OPEN = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}  # height and width of exported graphs
 
 
 def tiny(num_classes=3, **options):
@@ -104,16 +107,13 @@ def test_equals_the_plain_transcription(
     assert len(parts) == (3 if kind == "dynamic" and head == "dictionary" else 1)
 
 
-@pytest.mark.parametrize("cut", ["whole", "bands of each image", "bands of all images"])
+@pytest.mark.parametrize("way", ["plain", "chunks", "one chunk"])
 @pytest.mark.parametrize(("width", "entries", "folded"), [(64, 4, True), (64, 5, False), (256, 16, True)])
-def test_both_ways_of_attention_in_the_whole_network(width, entries, folded, cut, monkeypatch):
-    monkeypatch.setattr(bands, "ELEMENTS", 2**20 if cut == "whole" else 2**11)
-    if cut == "bands of all images":  # as on an accelerator
-        monkeypatch.setattr(bands, "on_cpu", lambda _: False)
-        monkeypatch.setattr(bands, "ACCELERATOR_ELEMENTS", 2**12)
+def test_both_ways_of_attention_in_the_whole_network(width, entries, folded, way, monkeypatch):
+    monkeypatch.setattr(streaming, "ELEMENTS", 2**20 if way == "one chunk" else 2**11)
     torch.manual_seed(0)
-    net = tiny(3, stages=2, width=width, num_entries=entries).double()
-    assert net.interaction.is_folded(entries) == folded
+    net = tiny(3, stages=2, width=width, num_entries=entries, memory_efficient=way != "plain").double()
+    assert net.interaction.final_attn.is_folded(entries) == folded
     randomise(net)
     compare(net, torch.randn(2, 3, 40, 49).double())
 
@@ -237,7 +237,7 @@ def test_initial_values():
     for layer in (net.aggregation.embed[0], net.aggregation.merge, net.head.token_mlp[0], net.dictionary.candidates):
         bound = layer.in_features**-0.5  # PyTorch's default for linear layers and 1x1 convolutions
         assert 0.9 * bound < layer.weight.abs().max() <= bound
-    assert net.interaction.last_norm.weight.eq(1).all()
+    assert net.interaction.final_norm.weight.eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -271,10 +271,10 @@ def test_copies(clone):
         assert torch.equal(again(image), expected)
 
 
-@pytest.mark.parametrize("elements", [2**9, 2**20], ids=["bands", "whole"])
+@pytest.mark.parametrize("elements", [2**9, 2**20], ids=["chunks", "whole"])
 def test_half_precision_autocast(elements, monkeypatch):
     """Outputs within bfloat16's eight bits or so, and gradients that point the same way."""
-    monkeypatch.setattr(bands, "ELEMENTS", elements)
+    monkeypatch.setattr(streaming, "ELEMENTS", elements)
     torch.manual_seed(0)
     net = tiny()
     image = torch.randn(2, 3, 36, 44)
@@ -332,9 +332,45 @@ def test_exports():
         torch.testing.assert_close(exported(image), net(image))
 
 
+@pytest.mark.parametrize("example", [(64, 64), (70, 101)])
+def test_traced_for_any_size(example):
+    """The padding is part of the graph, whatever size it was recorded with."""
+    net = tiny().eval()
+    images = [torch.randn(1, 3, *size) for size in (example, (70, 101), (72, 104), (33, 65))]
+    with torch.no_grad():
+        traced = torch.jit.trace(net, images[0], check_trace=False)
+        for image in images:
+            torch.testing.assert_close(traced(image), net(image))
+
+
+def test_exported_for_any_size():
+    """torch.export, and ONNX in its runtime."""
+    net = tiny().eval()
+    images = [torch.randn(1, 3, *size) for size in ((70, 101), (72, 104), (96, 67))]
+    with torch.no_grad():
+        exported = torch.export.export(net, (images[0],), dynamic_shapes=(OPEN,))
+        for image in images:
+            torch.testing.assert_close(exported.module()(image), net(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_of_any_size(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    net = tiny().eval()
+    images = [torch.randn(1, 3, *size) for size in ((70, 101), (72, 104), (96, 67))]
+    torch.onnx.export(net, (images[0],), tmp_path / "net.onnx", dynamo=True, dynamic_shapes=(OPEN,))
+    session = runtime.InferenceSession(tmp_path / "net.onnx")
+    for image in images:
+        (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), net(image), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"memory_efficient": "yes"}, ["memory_efficient='yes'", "'auto'"]),
         ({"width": 24}, ["width=24", "16"]),
         ({"width": 0}, ["width=0", "16"]),
         ({"num_classes": 0}, ["num_classes=0", "at least 1"]),

@@ -7,8 +7,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import nn
 
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.models.interaction import TokensReadPixels
-from d2ls.models.readings import HEADS
+from d2ls.models.two_way_attention import HEADS, TokenToImageAttention
 from d2ls.report.dictionary import cosines, head_attention, read_dictionary
 
 IMAGE = torch.randn(3, 70, 45, generator=torch.Generator().manual_seed(0))
@@ -23,7 +22,7 @@ def network(**options: object) -> DynamicDictionaryLearning:
 
 def test_the_attention_gathers_what_the_definition_gathers() -> None:
     generator = torch.Generator().manual_seed(2)
-    read = TokensReadPixels(64)
+    read = TokenToImageAttention(64)
     query, key, pixels = (torch.randn(2, number, 64, generator=generator) for number in (3, 77, 77))
     values = read.value(pixels).unflatten(-1, (HEADS, -1))
     heads = list(head_attention(read, query, key))
@@ -36,7 +35,7 @@ def test_the_attention_gathers_what_the_definition_gathers() -> None:
 def test_attention_is_noted_whichever_way_the_network_goes(entries: int) -> None:
     """Few entries meet the pixels folded, many by the definition; the report reads each stage once."""
     net = network(num_entries=entries)
-    assert net.interaction.is_folded(entries) == (entries == 3)
+    assert net.interaction.final_attn.is_folded(entries) == (entries == 3)
     assert [attention.shape[0] for attention in read_dictionary(net, IMAGE).attention] == [entries] * 3
 
 
@@ -67,7 +66,7 @@ def test_the_readings_see_the_dynamic_entries() -> None:
     reading = read_dictionary(net, IMAGE)
     entries, pixels, code = found["inputs"]
     torch.testing.assert_close(entries[0], reading.dynamic)
-    heads = head_attention(net.interaction.last_read, 2 * reading.dynamic[None], torch.cat(pixels, dim=1) + code)
+    heads = head_attention(net.interaction.final_attn, 2 * reading.dynamic[None], pixels + code)
     expected = torch.stack([attention[0] for attention in heads]).mean(dim=0).detach()
     torch.testing.assert_close(reading.attention[0].flatten(1), expected)
 
@@ -75,7 +74,7 @@ def test_the_readings_see_the_dynamic_entries() -> None:
 def test_attention_looks_where_the_network_is_told_to() -> None:
     """With keys that follow the position code alone, the last reading is a function of the place."""
     net = network(stages=0)
-    read = net.interaction.last_read
+    read = net.interaction.final_attn
     with torch.no_grad():
         read.key.weight.zero_()
     (attention,) = read_dictionary(net, IMAGE).attention
