@@ -1,29 +1,24 @@
-"""The processes of a run: which this one is, and tensors of all of them."""
+"""Rank and number of a run's processes, and collectives over their tensors."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 
 
-class Place(NamedTuple):
-    """Where a process stands.
-
-    Attributes:
-        rank: of this process, from 0.
-        number: how many processes there are.
-    """
-
-    rank: int
-    number: int
+def rank() -> int:
+    """Number of this process among those of torch.distributed, from 0."""
+    return distributed.get_rank() if _is_running() else 0
 
 
-def place() -> Place:
-    """Where this process stands among those of torch.distributed, which is one alone until Lightning starts it."""
-    if distributed.is_available() and distributed.is_initialized():
-        return Place(distributed.get_rank(), distributed.get_world_size())
-    return Place(0, 1)
+def world_size() -> int:
+    """Number of processes, 1 until Lightning starts torch.distributed."""
+    return distributed.get_world_size() if _is_running() else 1
+
+
+def _is_running() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def all_gather(part: Tensor) -> Tensor:
@@ -31,14 +26,14 @@ def all_gather(part: Tensor) -> Tensor:
 
     It waits for all processes.
     """
-    parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(place().number)]
+    parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(world_size())]
     distributed.all_gather(parts, part.detach().contiguous())
     return torch.stack(parts)
 
 
 def average(values: Tensor) -> Tensor:
     """The mean over all processes of tensors of one shape, without gradient; it waits for all processes."""
-    number = place().number
+    number = world_size()
     values = values.detach().clone()
     if number > 1:
         distributed.all_reduce(values)
@@ -56,12 +51,11 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
         """Gather; it waits for all processes."""
-        ctx.place = place()
+        ctx.rank, ctx.number = rank(), world_size()
         return all_gather(part).flatten(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """W times the gradient of this process's batch."""
-        own: Place = ctx.place
-        return gradients[0].chunk(own.number)[own.rank] * own.number
+        return gradients[0].chunk(ctx.number)[ctx.rank] * ctx.number

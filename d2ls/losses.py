@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from d2ls.distributed import Gather, all_gather, place
+from d2ls.distributed import Gather, all_gather, world_size
 from d2ls.errors import ConfigError, DataError
 
 LABEL_SMOOTHING = 0.05
@@ -91,7 +91,7 @@ class D2LSLoss(nn.Module):
             terms["auxiliary"] = self.auxiliary_weight * soft_cross_entropy(static_logits, mask, self.ignore_index)
         if dictionary is not None and self.contrastive_weight:
             labelled = (mask != self.ignore_index).any()
-            if place().number > 1:
+            if world_size() > 1:
                 dictionary, labelled = _of_all_processes(dictionary, labelled)
             terms["contrastive"] = self.contrastive_weight * labelled * contrastive_loss(dictionary)
         terms["loss"] = torch.stack(list(terms.values())).sum()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from d2ls.data.loaders import DistributedEvalSampler, SeededSampler
-from d2ls.distributed import all_gather, place
+from d2ls.distributed import all_gather, world_size
+from d2ls.distributed import rank as this_rank
 from d2ls.errors import DataError
 from d2ls.losses import D2LSLoss, contrastive_loss
 from d2ls.models import DynamicDictionaryLearning
@@ -95,7 +96,7 @@ def job(rank: int, folder: str) -> None:
     part = slice(2 * rank, 2 * rank + 2)
     found: dict[str, Any] = {}
     with group(rank, folder):
-        found["place"] = tuple(place())
+        found["rank"] = this_rank(), world_size()
         found["gathered"] = all_gather(torch.full((2,), rank))
         found["outputs"] = {kind: terms_and_gradients(part, kind) for kind in KINDS}
         net = DistributedDataParallel(network())
@@ -121,11 +122,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_one_process_is_alone() -> None:
-    assert place() == (0, 1)
+    assert (this_rank(), world_size()) == (0, 1)
 
 
-def test_each_process_knows_its_place(found: list[dict[str, Any]]) -> None:
-    assert [f["place"] for f in found] == [(0, 2), (1, 2)]
+def test_each_process_knows_its_rank(found: list[dict[str, Any]]) -> None:
+    assert [f["rank"] for f in found] == [(0, 2), (1, 2)]
     for f in found:
         assert f["gathered"].tolist() == [[0, 0], [1, 1]]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from d2ls import distributed
 from d2ls.data.dataset import Sample, SampleRequest, SegmentationDataset
-from d2ls.distributed import place
 from d2ls.errors import DataError
 from d2ls.memory import keep_freed_memory
 
@@ -232,5 +232,4 @@ def _start_worker(_: int) -> None:
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     """Rank and number of processes: as given, else as they are now."""
-    running = place()
-    return running.rank if rank is None else rank, running.number if world is None else world
+    return distributed.rank() if rank is None else rank, distributed.world_size() if world is None else world

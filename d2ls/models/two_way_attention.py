@@ -133,7 +133,7 @@ def is_recorded() -> bool:
 
 def is_traced() -> bool:
     """Whether torch.jit.trace runs the network, with sizes that are no numbers."""
-    return torch.jit.is_tracing()  # type: ignore[attr-defined, no-any-return]
+    return torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _parts(pixels: int) -> int:

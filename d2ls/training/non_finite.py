@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from d2ls.distributed import place
+from d2ls.distributed import rank, world_size
 from d2ls.errors import DataError
 
 FILE = "not_finite.csv"
@@ -82,7 +82,7 @@ class SkippedBatches:
             f"{', '.join(files)} ({', '.join(f'{name}={value:.4g}' for name, value in found.items())})"
             for found, files in bad
         )
-        if folder is not None and place().rank == 0:
+        if folder is not None and rank() == 0:
             _append(folder / FILE, step, bad)
         self.in_epoch += 1
         self.in_run += 1
@@ -108,7 +108,7 @@ def _append(path: Path, step: StepLoss, rows: list[tuple[dict[str, float], list[
 
 def _all_gather_object(value: Any) -> list[Any]:
     """A plain value of each process."""
-    found: list[Any] = [value] * place().number
+    found: list[Any] = [value] * world_size()
     if len(found) > 1:
         distributed.all_gather_object(found, value)
     return found
