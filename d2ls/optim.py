@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import Lookahead
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -18,6 +19,7 @@ def adamw_lookahead(
     backbone_lr: float | None = None,
     backbone_weight_decay: float | None = None,
     *,
+    layer_decay: float | None = None,
     k: int = 5,
     alpha: float = 0.5,
 ) -> Lookahead:
@@ -32,6 +34,8 @@ def adamw_lookahead(
         weight_decay: AdamW's decoupled weight decay, at least 0.
         backbone_lr: learning rate of the parameters under `net.backbone`; None: `lr`.
         backbone_weight_decay: weight decay of the same parameters; None: `weight_decay`.
+        layer_decay: factor of the learning rate from a layer of the backbone's trunk to the one before it, 0..1, as
+            for BEiT (arXiv 2106.08254); for plain vision transformers. None: one rate.
         k: steps from one meeting to the next.
         alpha: share of the way that the slow weights go towards the fast ones, 0..1.
 
@@ -47,6 +51,8 @@ def adamw_lookahead(
         raise ConfigError(f"alpha={alpha}: Lookahead's share lies between 0 and 1.")
     own = {"backbone_lr": backbone_lr, "backbone_weight_decay": backbone_weight_decay}
     groups = _groups(net, {name: value for name, value in own.items() if value is not None})
+    if layer_decay is not None:
+        groups = _by_layer(net, groups, layer_decay, lr if backbone_lr is None else backbone_lr)
     optimizer = Lookahead(AdamW(groups, lr=lr, weight_decay=weight_decay), alpha=alpha, k=k)
     for group in optimizer.param_groups:
         group["lookahead_step"] = k - 1  # timm meets where this counter is a multiple of k: now after the first step
@@ -151,6 +157,31 @@ def _groups(net: nn.Module, backbone_settings: dict[str, float]) -> list[dict[st
         {"params": backbone, "name": "backbone", **options},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _by_layer(net: nn.Module, groups: list[dict[str, Any]], decay: float, lr: float) -> list[dict[str, Any]]:
+    """Split the trunk of the backbone into a group for each layer, the last of which has the rate `lr`."""
+    trunk: Any = getattr(getattr(net, "backbone", None), "trunk", None)
+    if not 0 < decay <= 1:
+        raise ConfigError(f"layer_decay={decay}: expected a factor above 0, at most 1.")
+    if not hasattr(trunk, "group_matcher"):
+        raise ConfigError(
+            f"layer_decay={decay}: the backbone of {type(net).__name__} is no plain vision transformer, whose layers "
+            "timm could tell. Leave it out."
+        )
+    layers = group_parameters(trunk, trunk.group_matcher(coarse=False), reverse=True)
+    layer_of = {id(parameter): layers[name] for name, parameter in trunk.named_parameters()}
+    last, result = max(layers.values()), []
+    for group in groups:
+        parts: dict[int | None, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(layer_of.get(id(parameter)), []).append(parameter)
+        for layer, parameters in parts.items():
+            own = (
+                {} if layer is None else {"lr": lr * decay ** (last - layer), "name": f"{group['name']}, layer {layer}"}
+            )
+            result.append({**group, "params": parameters, **own})
+    return result
 
 
 def _backbone_parameters(net: nn.Module, given: dict[str, float]) -> list[nn.Parameter]:

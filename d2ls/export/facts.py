@@ -13,14 +13,11 @@ import torch
 from d2ls.checkpoint import ARCHITECTURE, Checkpoint
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
+from d2ls.models.pretrained import licence_note
 from d2ls.version import __version__
 
 MEANS = ("mIoU", "F1", "OA")
 """Mean scores in a test run's `metrics.json`, shares of 1."""
-DINOV3_LICENCE = (
-    "this backbone's pretrained weights are under Meta's DINOv3 licence, which a model trained from them inherits: "
-    "read https://ai.meta.com/resources/models-and-libraries/dinov3-license/ before passing the model on"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class ModelFacts:
     @property
     def backbone_note(self) -> str | None:
         """Licence of the backbone's pretrained weights, where it restricts the use of the model."""
-        return DINOV3_LICENCE if "dinov3" in str(self.arguments.get("backbone")) else None
+        return licence_note(str(self.arguments.get("backbone")))
 
     def to_config(self) -> dict[str, Any]:
         """The content of `config.json`, in the layout of timm's models on the Hugging Face hub."""

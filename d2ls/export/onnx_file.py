@@ -92,7 +92,7 @@ def tile_metadata(facts: ModelFacts, tile: int) -> dict[str, Any]:
         "seg_thresh": 0.0,  # less probable pixels would become class 0
         "seg_small_segment": 0,
     }
-    return metadata if facts.resolution is None else metadata | {"resolution": 100 * facts.resolution}
+    return metadata if facts.resolution is None else metadata | {"resolution": round(100 * facts.resolution, 6)}
 
 
 def write_int8(source: Path, path: Path) -> None:

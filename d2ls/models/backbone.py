@@ -9,6 +9,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 
 from d2ls.errors import ConfigError
 from d2ls.models import pretrained as weights
+from d2ls.models.vit import ViTPyramid, plain_transformer
 
 STRIDES = (4, 8, 16, 32)
 
@@ -25,7 +26,7 @@ class Backbone(nn.Module):
         pretrained: False, True (timm's own weights), "torchvision" (the paper's ImageNet weights) or a weight file.
         drop_path_rate: final rate of stochastic depth, linear over the blocks; None takes the paper's rate for
             ConvNeXt-T, -S and -B and 0 elsewhere.
-        frozen: no gradient, and normalisation statistics stay as they are.
+        frozen: no gradient in the trunk, and its normalisation statistics stay as they are.
 
     Raises:
         ConfigError: no such timm model, or one without maps at strides 4, 8, 16 and 32, or of a fixed image size.
@@ -50,8 +51,10 @@ class Backbone(nn.Module):
         self.in_channels = in_channels
         self.frozen = frozen
         self.body = _feature_network(name, in_channels, drop_path_rate)
-        info: Any = self.body.feature_info
-        self.channels: tuple[int, ...] = tuple(info.channels())
+        info: Any = getattr(self.body, "feature_info", None)
+        self.channels: tuple[int, ...] = tuple(
+            self.body.channels if isinstance(self.body, ViTPyramid) else info.channels()
+        )
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.pending: bool | str = False  # weights that were asked for and are not here yet
         self.step, self.smallest = self._image_sizes()
@@ -61,7 +64,12 @@ class Backbone(nn.Module):
         elif pretrained:
             self.load_pretrained(pretrained)
         if frozen:
-            self.requires_grad_(False)
+            self.trunk.requires_grad_(False)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The part that pretrained weights are for: all but the pyramid on top of a plain transformer."""
+        return self.body.trunk if isinstance(self.body, ViTPyramid) else self.body
 
     def load_pretrained(self, source: bool | str | None = None) -> None:
         """Load ImageNet weights from `source`, or those that the constructor was asked for and that are still pending.
@@ -71,7 +79,7 @@ class Backbone(nn.Module):
         """
         source = self.pending if source is None else source
         if source:
-            weights.load_into(self.body, self.name, source)
+            weights.load_into(self.trunk, self.name, source)
         self.pending = False
 
     def checkpoint_gradients(self) -> None:
@@ -165,11 +173,14 @@ def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.M
             "timm.list_models() lists them all."
         ) from error
     strides = list(info.reduction())
+    if len(set(strides)) == 1 and (trunk := plain_transformer(name, in_channels, drop_path_rate)) is not None:
+        return ViTPyramid(trunk)
     if not set(STRIDES) <= set(strides):
         raise ConfigError(
             f"backbone={name!r} gives maps at strides {strides}; the decoder needs strides {list(STRIDES)}. "
             "Choose a hierarchical network such as convnext_tiny, swin_tiny_patch4_window7_224, resnet50 or "
-            "tf_efficientnet_lite0: a plain vision transformer has one stride only."
+            "tf_efficientnet_lite0, or a plain vision transformer whose image size timm can change, such as "
+            "vit_base_patch16_dinov3."
         )
     # timm counts some networks' maps from one at stride 1 that it does not give by default.
     places = list(info.out_indices)

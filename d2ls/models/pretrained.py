@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,16 @@ def deferred_weights() -> Iterator[None]:
         _deferred.reset(token)
 
 
+def licence_note(backbone: str) -> str | None:
+    """Terms of a backbone's pretrained weights that bind those who pass on a model trained from them; None if free."""
+    if "dinov3" not in backbone:
+        return None
+    return (
+        f"the pretrained weights of {backbone} are under Meta's DINOv3 licence, which binds models that are trained "
+        "from them: read https://ai.meta.com/resources/models-and-libraries/dinov3-license/ before passing one on"
+    )
+
+
 def are_deferred() -> bool:
     """Whether weights are left for later (inside `deferred_weights`)."""
     return _deferred.get()
@@ -70,6 +81,8 @@ def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
         CheckpointError: the weights cannot be had, or do not fit; names the tensor and both shapes.
     """
     if source is True:
+        if note := licence_note(backbone):
+            logging.getLogger(__name__).warning("note: %s", note)
         state, origin = _from_timm(backbone), f"timm's weights of {backbone}"
     elif source == "torchvision":
         state, origin = _from_torchvision(backbone), f"torchvision's weights of {backbone}"
