@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from d2ls.data import io as files
+from d2ls.data.bands import is_picture, read_size
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.spec import DatasetSpec
@@ -85,12 +86,15 @@ def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
         if path is None:
             continue
         try:
+            if path == pair.image and not is_picture(path, spec):
+                sizes.append(read_size(path, spec))
+                continue
             header = files.read_kind(path)
         except DataError as problem:
             problems.append(str(problem))
             continue
         sizes.append((header.height, header.width))
-        if path == pair.image and spec.is_rgb8 and (header.bits > 8 or header.kind not in RGB_KINDS):
+        if path == pair.image and (header.bits > 8 or header.kind not in RGB_KINDS):
             problems.append(f"{path}: {header.bits}-bit {header.kind} pixels, expected 8-bit RGB.")
     if len(sizes) == 2:
         try:

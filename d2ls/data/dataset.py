@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d2ls.data import io as files
 from d2ls.data.augment import Augmentation, normalise, random_colours, random_rotate_flip
+from d2ls.data.bands import fill_missing, read_pixels, read_size
 from d2ls.data.labels import read_index_mask
 from d2ls.data.mosaic import Mosaic
 from d2ls.data.pairs import Pair, check_sizes
@@ -93,6 +93,7 @@ class SegmentationDataset(Dataset[Sample]):
             image, mask = self.read_pixels(pair), self.read_mask(pair)
             if mask is not None:
                 check_sizes(pair, image.shape, mask.shape)
+            image, mask = fill_missing(image, mask, self.spec)
         else:
             seed = item.seed if isinstance(item, SampleRequest) else int(torch.randint(2**62, ()))
             image, mask = self._augmented(index, self.augmentation, np.random.default_rng(seed))
@@ -104,24 +105,12 @@ class SegmentationDataset(Dataset[Sample]):
         return sample
 
     def read_size(self, pair: Pair) -> tuple[int, int]:
-        """Height and width of a pair's image, from its header alone.
-
-        Raises:
-            DataError: no image that can be read.
-        """
-        return files.read_size(pair.image)
+        """Height and width of a pair's image, as `d2ls.data.bands.read_size`."""
+        return read_size(pair.image, self.spec)
 
     def read_pixels(self, pair: Pair, window: tuple[int, int, int, int] | None = None) -> Pixels:
-        """Pixels of a pair's image, (H, W, bands).
-
-        Args:
-            pair: of this data set.
-            window: top, left, height and width of a part; None reads the whole.
-
-        Raises:
-            DataError: unreadable, or not as the spec describes it.
-        """
-        return files.read_image(pair.image) if window is None else files.read_window(pair.image, *window)
+        """Pixels of a pair's image, as `d2ls.data.bands.read_pixels`."""
+        return read_pixels(pair.image, self.spec, window)
 
     def read_mask(self, pair: Pair) -> Mask | None:
         """Class indices and the ignore index of a pair, (H, W); None where it has no mask.
@@ -134,6 +123,7 @@ class SegmentationDataset(Dataset[Sample]):
     def _augmented(self, index: int, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """One training sample: image (H, W, bands) and mask (H, W)."""
         image, mask = Mosaic.random(self, index, augmentation, rng).sample(augmentation, rng)
+        image, mask = fill_missing(image, mask, self.spec)
         image, mask = random_rotate_flip(image, mask, augmentation, rng)
         image = random_colours(image, augmentation, rng, self.spec)
         if self._transforms is not None:

@@ -1,0 +1,206 @@
+"""Images of any bands and type: TIFF files by rasterio, several files as one image, pixels without data.
+
+A path with braces stands for a stack of files: `images/{R,G,B,N}/x.tif` is `images/R/x.tif` and the three others, whose
+bands follow one another. Several groups of braces change together.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from d2ls.data import io as files
+from d2ls.data.augment import to_dtype
+from d2ls.data.spec import DatasetSpec
+from d2ls.errors import DataError
+
+Pixels = NDArray[Any]
+_GROUP = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def stack_files(path: Path) -> list[Path]:
+    """The files that a path with braces stands for, in order; otherwise the path itself.
+
+    Raises:
+        DataError: groups of braces of different lengths.
+    """
+    groups = [group.split(",") for group in _GROUP.findall(str(path))]
+    if not groups:
+        return [path]
+    if len({len(group) for group in groups}) > 1:
+        raise DataError(f"{path}: groups of braces with {' and '.join(str(len(group)) for group in groups)} entries.")
+    texts = _GROUP.split(str(path))[::2]
+    return [Path("".join(chain(*zip_longest(texts, names, fillvalue="")))) for names in zip(*groups, strict=True)]
+
+
+def is_picture(path: Path, spec: DatasetSpec) -> bool:
+    """Whether an image is one file of 8-bit RGB, which `d2ls.data.io` reads."""
+    return spec.is_rgb8 and len(stack_files(path)) == 1
+
+
+def read_size(path: Path, spec: DatasetSpec) -> tuple[int, int]:
+    """Height and width of an image, from its headers alone; type and number of bands are checked.
+
+    Raises:
+        DataError: unreadable, or not as the spec describes it.
+    """
+    if is_picture(path, spec):
+        return files.read_size(path)
+    with _opened(path) as datasets:
+        _check_dtype(path, _choose(path, datasets, spec.file_bands)[1], spec)
+        return datasets[0].shape
+
+
+def read_pixels(path: Path, spec: DatasetSpec, window: tuple[int, int, int, int] | None = None) -> Pixels:
+    """Pixels of an image, with the bands in the order of the data set.
+
+    Args:
+        path: the image, or a stack of files.
+        spec: bands, type and nodata.
+        window: top, left, height and width of a part; None reads the whole.
+
+    Returns:
+        (H, W, bands): uint8 of 8-bit RGB; otherwise float32, NaN in all bands where there are no data: by the file's
+        nodata value, mask or alpha band, where all bands have the value `spec.nodata`, and where one is NaN.
+
+    Raises:
+        DataError: unreadable, or not as the spec describes it.
+    """
+    if is_picture(path, spec):
+        return files.read_image(path) if window is None else files.read_window(path, *window)
+    pixels, valid = read_bands(path, window, spec.file_bands)
+    _check_dtype(path, pixels.dtype, spec)
+    if spec.is_rgb8:
+        return pixels
+    if spec.nodata is not None:
+        valid &= (pixels != spec.nodata).any(axis=2)
+    values = pixels.astype(np.float32)
+    valid &= np.isfinite(values).all(axis=2)
+    values[~valid] = np.nan
+    return values
+
+
+def read_bands(
+    path: Path, window: tuple[int, int, int, int] | None = None, bands: Sequence[int] | None = None
+) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Pixels of a TIFF, or of a stack of them, as they are.
+
+    Args:
+        path: the image, or a stack of files.
+        window: top, left, height and width of a part; None reads the whole.
+        bands: numbers of the bands, from 1; None reads all.
+
+    Returns:
+        Values (H, W, bands), and where the files' nodata values, masks and alpha bands say that they are data, (H, W).
+
+    Raises:
+        DataError: unreadable, a palette, a band that does not exist, a window outside, files of different sizes.
+    """
+    with _opened(path) as datasets:
+        chosen, dtype = _choose(path, datasets, bands)
+        height, width = datasets[0].shape
+        top, left, rows, columns = window or (0, 0, height, width)
+        if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
+            raise DataError(
+                f"{path}: window of {columns} x {rows} at ({left}, {top}) is not inside {width} x {height}."
+            )
+        area = Window(left, top, columns, rows)
+        pixels, valid = np.empty((rows, columns, len(chosen)), dtype), np.ones((rows, columns), bool)
+        for file, dataset in enumerate(datasets):
+            positions = [position for position, (of, _) in enumerate(chosen) if of == file]
+            if not positions:
+                continue
+            with _naming(Path(dataset.name)):
+                values = dataset.read([chosen[position][1] for position in positions], window=area)
+                pixels[..., positions] = values.transpose(1, 2, 0)
+                if any(flags != [MaskFlags.all_valid] for flags in dataset.mask_flag_enums):
+                    valid &= dataset.dataset_mask(window=area) > 0
+                for number, meaning in enumerate(dataset.colorinterp, 1):  # GDAL minds alpha beside 1 or 3 bands only
+                    if meaning == ColorInterp.alpha and (file, number) not in chosen:
+                        valid &= dataset.read(number, window=area) > 0
+    return pixels, valid
+
+
+def fill_missing(image: Pixels, mask: NDArray[np.uint8] | None, spec: DatasetSpec) -> tuple[Pixels, Any]:
+    """Give pixels without data the mean of their bands, ignore them in the mask, and return to the type of the files.
+
+    Args:
+        image: (H, W, bands) from `read_pixels`, perhaps resized: NaN where there are no data.
+        mask: class indices and the ignore index, (H, W), or None.
+        spec: type, mean and ignore index.
+
+    Returns:
+        Image (H, W, bands) in the spec's type, and mask.
+    """
+    if spec.is_rgb8:
+        return image, mask
+    missing = np.asarray(np.isnan(image).any(axis=2))
+    if missing.any():
+        image = np.where(missing[..., None], np.array(spec.mean or 0, np.float32), image)
+        if mask is not None:
+            mask = np.where(missing, np.uint8(spec.ignore_index), mask)
+    return to_dtype(image, spec.dtype), mask
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[list[Any]]:
+    """The files of an image, of one size, as datasets of rasterio."""
+    with ExitStack() as stack:
+        datasets: list[Any] = []
+        for file in stack_files(path):
+            if not file.is_file() or file.suffix.lower() not in (".tif", ".tiff"):
+                found = "expected a TIFF: only 8-bit RGB is read from other kinds" if file.is_file() else "no such file"
+                raise DataError(f"{file}: {found}.")
+            with _naming(file), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                dataset = stack.enter_context(rasterio.open(file, driver="GTiff"))
+            if ColorInterp.palette in dataset.colorinterp:
+                raise DataError(f"{file}: a palette; save the image with its colours or values as bands.")
+            if datasets and dataset.shape != datasets[0].shape:
+                sizes = " and ".join(f"{width} x {height}" for height, width in (datasets[0].shape, dataset.shape))
+                raise DataError(
+                    f"{file}: {sizes} pixels in one stack ({Path(datasets[0].name).name}); expected one size."
+                )
+            datasets.append(dataset)
+        yield datasets
+
+
+def _choose(
+    path: Path, datasets: list[Any], bands: Sequence[int] | None
+) -> tuple[list[tuple[int, int]], np.dtype[Any]]:
+    """File and number of each band that is wanted, and their type."""
+    every = [(file, number) for file, dataset in enumerate(datasets) for number in dataset.indexes]
+    if bands is not None and not 1 <= min(bands) <= max(bands) <= len(every):
+        raise DataError(f"{path}: {len(every)} band(s); the data set reads bands {', '.join(map(str, bands))}.")
+    chosen = every if bands is None else [every[band - 1] for band in bands]
+    types = sorted({datasets[file].dtypes[number - 1] for file, number in chosen})
+    if len(types) > 1:
+        raise DataError(f"{path}: bands of {' and '.join(types)}; expected one type.")
+    return chosen, np.dtype(types[0])
+
+
+def _check_dtype(path: Path, dtype: np.dtype[Any], spec: DatasetSpec) -> None:
+    if dtype != spec.dtype:
+        raise DataError(
+            f"{path}: {dtype} values where data set {spec.name!r} has {spec.dtype}. Set its dtype, or convert."
+        )
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what rasterio raises into an error that names the file."""
+    try:
+        yield
+    except RasterioError as problem:
+        reason = str(problem.__cause__ or problem).rstrip(".")
+        raise DataError(f"{path}: cannot be read, it is damaged or no TIFF: {reason}.") from problem
