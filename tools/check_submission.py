@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Names and sizes are those of the test images in data/ (or in the folder that the environment variable\n"
         "D2LS_DATA names); where there are none, those of the official test set.",
     )
-    parser.add_argument("server", choices=submission.servers(), help="whose server")
+    parser.add_argument("server", choices=submission.servers(), help="data set of the server")
     parser.add_argument("place", type=Path, metavar="ZIP_OR_FOLDER", help="the masks")
     options = parser.parse_args(arguments)
     expected = submission.server(options.server)

@@ -1,4 +1,4 @@
-"""Where the data lie, and which part of them a run may use."""
+"""Data root and protocols."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,9 @@ def data_root() -> Path:
 
 
 def check_protocol(protocol: str) -> None:
-    """Refuse a protocol that does not exist (paper's setting against ours, which never selects on test data).
+    """Refuse an unknown protocol.
+
+    "published" repeats the paper's setting; "strict" never selects checkpoints on training or test data.
 
     Raises:
         ConfigError: neither "strict" nor "published".

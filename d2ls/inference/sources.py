@@ -1,4 +1,4 @@
-"""What a test run works on: the images and the network, from a config, a checkpoint, or both."""
+"""Images and network of a test run, from a config, a checkpoint, or both."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,12 +22,12 @@ class Trained(NamedTuple):
 
 
 def test_images(name: str, settings: Settings | None, *, validation: bool = False) -> SegmentationDataset:
-    """The images of a test script: those of the config, else those that the data set itself names.
+    """The images of a test script: those of the config, else those of the data set.
 
     Args:
         name: of the script's data set.
         settings: the config.
-        validation: the validation split in the place of the test split.
+        validation: the validation split instead of the test split.
 
     Raises:
         ConfigError: the config is of another data set, or has no test images.

@@ -101,7 +101,7 @@ def write_zip(place: Path, folder: Path, expected: Server) -> list[str]:
 
 
 def _problem(name: str, read: Callable[[str], Path], expected: Server) -> str | None:
-    """What is wrong with one mask, or None."""
+    """The fault of one mask, or None."""
     path = Path(name)
     try:
         path = read(name)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the views of an image that are segmented, and the mean of their logits (with ttach)."""
+"""Test-time augmentation: mean of the logits over flipped, rotated and resized views of an image (with ttach)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,15 +43,16 @@ class Scale(DualTransform):
 
 
 def mean_logits(model: Model, image: Tensor, views: Views, batch: int = 1) -> Tensor:
-    """Mean over all views of the logits, each turned back to the image's place.
+    """Mean over all views of the logits, each transformed back.
 
-    A scale's turned views are merged before they are resized: resizing is linear and the turns permute pixels, so that
-    is the mean over the whole product, with one resize a scale. No more logits are held than two of one batch.
+    Flips and rotations of one scale are merged before they are resized: resizing is linear and commutes with
+    permutations of pixels, so this is the mean over all combinations, with one resize for each scale. At most the
+    logits of two batches are held.
 
     Args:
         model: called on views, batched.
         image: (B, 3, H, W).
-        views: which ones.
+        views: flips, rotations and scales.
         batch: views of one size that the model gets at once.
 
     Returns:

@@ -92,7 +92,7 @@ class Check:
             "dataset": spec.name,
             "ok": not self.problems,
             "splits": [
-                {"split": name, "images": split.images, "masks": split.masks, **shares(split, spec)}
+                {"split": name, "images": split.images, "masks": split.masks, **shares(split.pixels, spec)}
                 for name, split in self.splits.items()
             ],
             "problems": [problem._asdict() for problem in self.problems],
@@ -198,16 +198,12 @@ def read(job: Job, spec: DatasetSpec) -> Found:
 
 def print_check(report: Check, spec: DatasetSpec, seconds: float, console: Console) -> None:
     """Print figures by split, and the problems by kind."""
-    table = Table(title=f"{spec.name}: {len(report.jobs)} images read in {seconds:.1f} s")
-    table.add_column("split")
-    for name in ("images", "with masks", *spec.classes, "ignored"):
-        table.add_column(name, justify="right")
-    for name, split in report.splits.items():
-        part = shares(split, spec)
-        figures = [*part["shares"].values(), part["ignored"]]
-        cells = [f"{100 * share:.1f} %" for share in figures] if split.masks else [""] * len(figures)
-        table.add_row(name, str(split.images), str(split.masks), *cells)
-    console.print(table)
+    rows = [
+        (name, (split.images, split.masks), split.pixels if split.masks else None)
+        for name, split in report.splits.items()
+    ]
+    title = f"{spec.name}: {len(report.jobs)} images read in {seconds:.1f} s"
+    console.print(shares_table(title, ("images", "with masks"), rows, spec))
     for kind, meaning in KINDS.items():
         if found := [problem for problem in report.problems if problem.kind == kind]:
             console.print(f"{len(found)} {meaning}:", style="bold red", highlight=False)
@@ -224,14 +220,34 @@ def print_some(lines: list[str], console: Console) -> None:
         console.print(f"  and {len(lines) - _MAX_LINES} more (--json lists all)", markup=False)
 
 
-def shares(split: SplitFigures, spec: DatasetSpec) -> dict[str, Any]:
-    """Each class's share of the labelled pixels, and the ignored share of all pixels."""
-    whole, ignored = int(split.pixels.sum()), int(split.pixels[spec.ignore_index])
-    counts = split.pixels[: spec.num_classes].tolist()
+def shares(pixels: NDArray[np.int64], spec: Any) -> dict[str, Any]:
+    """Each class's share of the labelled pixels, and the ignored share of all.
+
+    Args:
+        pixels: number of pixels by label, (256,).
+        spec: classes and ignore index: a `DatasetSpec`, or the settings of a config.
+    """
+    whole, ignored = int(pixels.sum()), int(pixels[spec.ignore_index])
+    counts = pixels[: len(spec.classes)].tolist()
     return {
         "shares": {name: count / max(1, whole - ignored) for name, count in zip(spec.classes, counts, strict=True)},
         "ignored": ignored / max(1, whole),
     }
+
+
+def shares_table(
+    title: str, counts: Iterable[str], rows: Iterable[tuple[str, Iterable[int], NDArray[np.int64] | None]], spec: Any
+) -> Table:
+    """A table of splits: name, counts, and the shares of the classes where labels were read."""
+    table = Table(title=title)
+    table.add_column("split")
+    for name in (*counts, *spec.classes, "ignored"):
+        table.add_column(name, justify="right")
+    for name, numbers, pixels in rows:
+        part = {} if pixels is None else shares(pixels, spec)
+        figures = [*part["shares"].values(), part["ignored"]] if part else []
+        table.add_row(name, *map(str, numbers), *(f"{100 * share:.1f} %" for share in figures))
+    return table
 
 
 def read_mask(job: Job, number: int, spec: DatasetSpec) -> NDArray[np.uint8]:

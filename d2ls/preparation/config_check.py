@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from d2ls.config import Settings
 from d2ls.data.check import check_headers, count_labels
-from d2ls.preparation.check import print_some
+from d2ls.preparation.check import print_some, shares, shares_table
 
 
 @dataclass
@@ -52,36 +51,19 @@ class ConfigCheck:
             "config": str(self.settings.path),
             "ok": self.ok,
             "splits": [
-                {"split": split.split, "images": split.images, "problems": split.problems, **self.shares(split)}
+                {
+                    "split": split.split, "images": split.images, "problems": split.problems,
+                    **({} if split.pixels is None else shares(split.pixels, self.settings)),
+                }
                 for split in self.splits
             ],
             "problems": self.problems,
-        }
-
-    def shares(self, split: SplitCheck) -> dict[str, Any]:
-        """Each class's share of the labelled pixels, and the ignored share of all; empty where labels are not read."""
-        if split.pixels is None:
-            return {}
-        whole, ignored = int(split.pixels.sum()), int(split.pixels[self.settings.ignore_index])
-        counts = split.pixels[: len(self.settings.classes)].tolist()
-        return {
-            "shares": {
-                name: count / max(1, whole - ignored) for name, count in zip(self.settings.classes, counts, strict=True)
-            },
-            "ignored": ignored / max(1, whole),
-        }
+        }  # fmt: skip
 
     def print(self, console: Console) -> None:
         """Print figures by split, and the problems."""
-        table = Table(title=f"{self.settings.path}")
-        table.add_column("split")
-        for name in ("images", *self.settings.classes, "ignored"):
-            table.add_column(name, justify="right")
-        for split in self.splits:
-            part = self.shares(split)
-            figures = [*part["shares"].values(), part["ignored"]] if part else []
-            table.add_row(split.split, str(split.images), *(f"{100 * share:.1f} %" for share in figures))
-        console.print(table)
+        rows = [(split.split, (split.images,), split.pixels) for split in self.splits]
+        console.print(shares_table(str(self.settings.path), ("images",), rows, self.settings))
         for title, problems in (
             *((f"problems of {split.split}_dataset", split.problems) for split in self.splits),
             ("problems of the whole", self.problems),

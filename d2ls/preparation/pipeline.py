@@ -139,7 +139,7 @@ def _plan(facts: DatasetFacts, sources: Sources) -> tuple[Plan, dict[object, lis
 
 
 def _forecast(step: Step, journal: Journal, coming: set[Path]) -> str:
-    """What a run would do about a step; adds its outputs to the folders to come."""
+    """State of a step in a dry run; adds its outputs to the folders to come."""
     if _ready(step) and journal.has(step):
         return "done before"
     if not all(folder.is_dir() or folder in coming for folder in step.inputs):

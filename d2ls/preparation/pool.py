@@ -19,7 +19,7 @@ from d2ls.errors import D2LSError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-_LOOK = 0.2  # seconds between two looks whether the parent still lives
+_POLL = 0.2  # seconds between two checks that the parent still lives
 
 
 def default_workers() -> int:
@@ -28,16 +28,17 @@ def default_workers() -> int:
 
 
 def run(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, label: str) -> Iterator[Result]:
-    """Results of a function for all jobs, as they come; the first error ends it and what has not begun is left.
+    """Yield the results of a function for all jobs, in the order of completion; the first error stops all.
 
     Args:
-        function: of a module, so that it can be sent to processes.
+        function: a function that can be pickled.
         jobs: its arguments, which can be pickled.
-        workers: processes; 1 works in this one.
-        label: stands beside the progress bar, on stderr.
+        workers: number of processes; with 1 the jobs run in this process.
+        label: text beside the progress bar, on stderr.
 
     Raises:
-        D2LSError: a process died; else what the function raises.
+        D2LSError: a process died.
+        Exception: whatever the function raises.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
@@ -72,17 +73,17 @@ def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: i
 
 
 class _Worker:
-    """State of a worker process: whether a job is under way, and whether Ctrl-C has been pressed."""
+    """State of a worker process: whether a job is running, and whether Ctrl-C was pressed."""
 
     busy = False
     stopped = False
 
 
 def _start_worker(parent: int) -> None:
-    """Give up the job at Ctrl-C, and follow the parent when it is killed: nobody else would stop this process."""
+    """Stop the running job at Ctrl-C, and end when the parent process is killed."""
     signal.signal(signal.SIGINT, _stop)
     cv2.setNumThreads(0)  # no threads; 1 would wait for those of the parent, which a fork leaves behind
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 
 def _work(function: Callable[[Job], Result], job: Job) -> Result:
@@ -101,7 +102,7 @@ def _stop(*_: object) -> None:
         raise KeyboardInterrupt
 
 
-def _follow(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_LOOK)
+        time.sleep(_POLL)
     os._exit(1)

@@ -15,18 +15,18 @@ from d2ls.preparation.check import Job, read_mask
 Pixels = NDArray[np.uint8]
 _CELL, _GAP, _TEXT, _COLUMNS = 300, 10, 18, 3  # px, px, px, pairs in a row
 _PAIRS = 12
-_STRENGTH = 0.5  # of the labels' colours over the image
-_PAPER, _INK = (250, 250, 250), (30, 30, 30)
+_OPACITY = 0.5  # of the labels' colours over the image
+_BACKGROUND, _FOREGROUND = (250, 250, 250), (30, 30, 30)
 
 
 def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, seed: int = 0) -> Pixels:
-    """Draw the sheet; pairs that cannot be read are passed over.
+    """Draw the sheet; pairs that cannot be read are skipped.
 
     Args:
         jobs: images and their masks.
         spec: the labels' names and colours.
-        pairs: how many are shown.
-        seed: decides which.
+        pairs: number of pairs shown.
+        seed: seeds their choice.
 
     Returns:
         RGB, (H, W, 3).
@@ -53,7 +53,7 @@ def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, se
 
 
 def _overlaid(image: Pixels, mask: Pixels, spec: DatasetSpec) -> tuple[Pixels, Pixels]:
-    """The image, and it with its labels, both shrunk to a cell; what is ignored is striped."""
+    """The image, and the image overlaid with its labels, both resized to a cell; ignored pixels are striped."""
     scale = _CELL / max(mask.shape)
     size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
@@ -63,32 +63,32 @@ def _overlaid(image: Pixels, mask: Pixels, spec: DatasetSpec) -> tuple[Pixels, P
     colours = palette[labels]
     rows, columns = np.indices(labels.shape)
     colours[(labels == spec.ignore_index) & ((rows + columns) // 6 % 2 == 0)] = 90
-    mixed = cv2.addWeighted(small, 1 - _STRENGTH, colours, _STRENGTH, 0)
+    mixed = cv2.addWeighted(small, 1 - _OPACITY, colours, _OPACITY, 0)
     mixed[labels == spec.ignore_index] = colours[labels == spec.ignore_index]
     return small, mixed
 
 
 def _draw(cells: list[tuple[str, Pixels, Pixels]], spec: DatasetSpec) -> Pixels:
-    """Lay the cells out under a legend."""
+    """Arrange the cells below a legend."""
     font = ImageFont.load_default(size=_TEXT - 5)
     columns = min(_COLUMNS, len(cells))
     across, down = 2 * _CELL + 2 * _GAP, _CELL + _TEXT + _GAP
     width = columns * across + _GAP
     legend = _legend(spec, width, font)
     height = legend.height + -(-len(cells) // columns) * down
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), _BACKGROUND)
     sheet.paste(legend, (0, 0))
     draw = ImageDraw.Draw(sheet)
     for number, (name, image, mixed) in enumerate(cells):
         left, top = _GAP + number % columns * across, legend.height + number // columns * down
-        draw.text((left, top), _fitting(name, 2 * _CELL, font), _INK, font)
+        draw.text((left, top), _fitting(name, 2 * _CELL, font), _FOREGROUND, font)
         for offset, pixels in ((0, image), (_CELL + 2, mixed)):
             sheet.paste(Image.fromarray(pixels), (left + offset, top + _TEXT))
     return np.asarray(sheet)
 
 
 def _legend(spec: DatasetSpec, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    """Names and colours of the classes, in as many lines as they need."""
+    """Names and colours of the classes, wrapped to the width."""
     entries = [*zip(spec.classes, spec.colours, strict=True), ("ignore (striped)", (90, 90, 90))]
     places, left, top = [], _GAP, _GAP
     for name, _ in entries:
@@ -97,16 +97,16 @@ def _legend(spec: DatasetSpec, width: int, font: ImageFont.FreeTypeFont | ImageF
             left, top = _GAP, top + _TEXT + _GAP
         places.append((left, top))
         left += needed
-    legend = Image.new("RGB", (width, top + _TEXT + _GAP), _PAPER)
+    legend = Image.new("RGB", (width, top + _TEXT + _GAP), _BACKGROUND)
     draw = ImageDraw.Draw(legend)
     for (name, colour), (x, y) in zip(entries, places, strict=True):
-        draw.rectangle((x, y, x + _TEXT, y + _TEXT - 2), colour, _INK)
-        draw.text((x + _TEXT + 6, y), name, _INK, font)
+        draw.rectangle((x, y, x + _TEXT, y + _TEXT - 2), colour, _FOREGROUND)
+        draw.text((x + _TEXT + 6, y), name, _FOREGROUND, font)
     return legend
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, its middle left out where it is too long."""
+    """The text, shortened in the middle where it is too long."""
     while font.getlength(text) > width and len(text) > 4:
         half = len(text) // 2
         text = f"{text[: half - 2]}…{text[half + 1 :]}"

@@ -35,7 +35,7 @@ class GridCell(NamedTuple):
 
 @dataclass
 class Summary:
-    """What was written of one tile or of all.
+    """Files written of one tile or of all.
 
     Attributes:
         written: names of the files, without suffix.

@@ -76,7 +76,7 @@ class OriginalTile:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """How tiles are cut into patches, and the folders of the patches.
+    """Settings by which tiles are cut into patches, and the folders of the patches.
 
     Attributes:
         spec: classes and colours.
@@ -131,7 +131,7 @@ class SplitStep:
         name: output, for the user and the journal.
         inputs: folders of the tiles.
         tiles: lists them.
-        tiling: how, and where to.
+        tiling: settings and output folders.
     """
 
     name: str

@@ -60,7 +60,7 @@ def naming(*, rgb: bool, eroded: bool) -> isprs.Naming:
 
 
 def tiling(*, training: bool, **options: Any) -> Tiling:
-    """How tiles are cut, the same for training and test."""
+    """Settings of the patches, the same for training and test tiles."""
     del training
     return Tiling(spec=SPEC, off_palette=OFF_PALETTE, faulty=(f"{_STEM}{LEFT_OUT_TILE}",), **options)
 

@@ -40,7 +40,7 @@ SPEC = DatasetSpec(
 AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 FRAME_SIZES = ((2160, 3840), (2160, 4096))
 CANVAS = (2048, 4096)
-"""What frames are cut from: padded to this width at the left, their lowest rows kept."""
+"""Frames are padded at the left to this width, and their lowest rows kept, before they are cut."""
 
 
 def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
@@ -89,7 +89,7 @@ def tiles(folder: Path) -> list[OriginalTile]:
 
 
 def tiling(**options: Any) -> Tiling:
-    """How frames are cut."""
+    """Settings of the patches."""
     return Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
 
 

@@ -60,7 +60,7 @@ def naming(*, eroded: bool) -> isprs.Naming:
 
 
 def tiling(*, training: bool, **options: Any) -> Tiling:
-    """How tiles are cut; further crops are taken around cars in training."""
+    """Settings of the patches; in training, crops with many cars replace their patch."""
     return Tiling(spec=SPEC, oversample_class=SPEC.classes.index("Car") if training else None, **options)
 
 
