@@ -291,15 +291,15 @@ def _unused(path: Path, tree: ast.Module, overrides: Mapping[str, Any]) -> list[
     """
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     by_training = {name for name, setting in SETTINGS.items() if not setting.config_only}
-    plain = [name for name in _literals(tree) if not name.startswith("_") and name != "base"]
-    unused = [name for name in dict.fromkeys((*overrides, *plain)) if name not in read | by_training]
-    assigned = {_target(node) for node in tree.body}
-    mistaken = [name for name in unused if name not in SETTINGS]
-    mistaken += [name for name in _MISTAKEN if name in assigned - read - SETTINGS.keys()]
+    nothing_reads = {name for name in (*overrides, *_literals(tree)) if name not in read | by_training}
+    origins = {_target(node): getattr(node, "origin", None) for node in tree.body}
+    mistaken = [name for name in origins if name in nothing_reads - SETTINGS.keys() and not name.startswith("_")]
+    mistaken += [name for name in _MISTAKEN if name in origins.keys() - read - SETTINGS.keys()]
     for name in mistaken:
         if close := _MISTAKEN.get(name) or next(iter(difflib.get_close_matches(name, SETTINGS, 1, _SIMILAR)), None):
             raise ConfigError(f"{path}: nothing reads {name}. Did you mean {close}? Use that name, or remove this one.")
-    return unused
+    own = [name for name in mistaken if origins[name] == str(path)]  # a base has values for other configs, too
+    return list(dict.fromkeys([name for name in overrides if name in nothing_reads] + own))
 
 
 def _run(path: Path, tree: ast.Module, source: str) -> dict[str, Any]:

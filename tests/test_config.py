@@ -101,6 +101,11 @@ def test_an_override_that_nothing_reads_is_told(tmp_path: Path) -> None:
     assert load_config(path, {"stages": 2, "crop": 6, "max_epoch": 4}).unused == ("stages",)
 
 
+def test_plain_values_that_nothing_reads(tmp_path: Path) -> None:
+    path = config(tmp_path, "stages = 3\nspare = 5\n_own = 6\nused = 7\nmore = used\n")
+    assert load_config(path).unused == ("spare",), "a setting that a base has for others is none"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [

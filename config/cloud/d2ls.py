@@ -1,41 +1,7 @@
-"""Cloud (Landsat-8 biomes) in the paper's setting: ConvNeXt-B, three stages."""
+"""Cloud (Landsat-8 biomes) in the paper's setting; both protocols are the same here."""
 
-from d2ls.data.loaders import evaluation_loader, training_loader
-from d2ls.data.sets import cloud
-from d2ls.losses import D2LSLoss
-from d2ls.models import DynamicDictionaryLearning
-from d2ls.optim import adamw_lookahead, cosine
+from d2ls.data.sets import cloud as data
+
+base = "../paper.py"
 
 max_epoch = 100
-train_batch_size, val_batch_size = 4, 4
-lr, weight_decay = 1e-4, 0.01
-backbone_lr, backbone_weight_decay = None, None  # None: the backbone learns as fast as the rest
-seed = 42
-protocol = "strict"  # no difference here: the data set has a validation split of its own
-num_workers = 2
-
-classes = cloud.SPEC.classes
-num_classes = cloud.SPEC.num_classes
-ignore_index = cloud.SPEC.ignore_index
-
-weights_name = "d2ls"
-weights_path = f"model_weights/cloud/{weights_name}"
-test_weights_name = weights_name  # the best; "last" for the last
-log_name = f"cloud/{weights_name}"
-monitor, monitor_mode = "val_mIoU", "max"
-save_top_k, save_last = 1, True
-check_val_every_n_epoch = 1
-
-backbone, pretrained, stages = "convnext_base", "torchvision", 3
-dictionary = "dynamic"  # or an ablation: "static", "ones", "zeros"
-net = DynamicDictionaryLearning(backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary)
-
-use_aux_loss, contrastive_weight = True, 1.0
-loss = D2LSLoss(ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight)
-
-train_dataset, val_dataset, test_dataset = cloud.train(protocol), cloud.val(protocol), cloud.test()
-train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)
-val_loader = evaluation_loader(val_dataset, val_batch_size, num_workers=num_workers)
-
-optimizer = adamw_lookahead(net, lr, weight_decay, backbone_lr, backbone_weight_decay)
-lr_scheduler = cosine(optimizer, max_epoch)

@@ -1,45 +1,17 @@
 """The demo: drawn aerial scenes, on a 2-core CPU, without any download."""
 
-from d2ls.data.loaders import evaluation_loader, training_loader
-from d2ls.losses import D2LSLoss
-from d2ls.models import DynamicDictionaryLearning, efficientnet_lite0_weights
-from d2ls.optim import adamw_lookahead, cosine
-from d2ls.synthetic import demo
+from d2ls.synthetic import demo as data
+
+base = "../small.py"
 
 max_epoch = 4
-train_batch_size, val_batch_size = 8, 4
-lr, weight_decay = 2e-3, 0.01
-backbone_lr, backbone_weight_decay = None, None  # None: the backbone learns as fast as the rest
-seed = 42
-protocol = "strict"  # "published": the test scenes choose the checkpoint
-num_workers = 1
+train_batch_size = 8
+lr = 2e-3
 
-classes = demo.SPEC.classes
-num_classes = demo.SPEC.num_classes
-ignore_index = demo.SPEC.ignore_index
-
-weights_name = "d2ls"
 weights_path = f"model_weights/demo/{weights_name}"
-test_weights_name = weights_name  # the best; "last" for the last
 log_name = f"demo/{weights_name}"
-monitor, monitor_mode = "val_F1", "max"
-save_top_k, save_last = 1, True
+monitor = "val_F1"
 check_val_every_n_epoch = 2
-channels_last = True
-
-backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
-stages, width, dictionary = 3, 128, "dynamic"
-net = DynamicDictionaryLearning(
-    backbone, num_classes, stages=stages, width=width, pretrained=pretrained, dictionary=dictionary
-)
-
-use_aux_loss, contrastive_weight = True, 1.0
-loss = D2LSLoss(ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight)
 
 crop = 192
-train_dataset, val_dataset, test_dataset = demo.train(protocol, crop=crop), demo.val(protocol), demo.test()
-train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)
-val_loader = evaluation_loader(val_dataset, val_batch_size, num_workers=num_workers)
-
-optimizer = adamw_lookahead(net, lr, weight_decay, backbone_lr, backbone_weight_decay)
-lr_scheduler = cosine(optimizer, max_epoch)
+train_dataset = data.train(protocol, crop=crop)

@@ -2,7 +2,6 @@
 
 Needs segmentation-models-pytorch (requirements-dev.txt).
 """
-# ruff: noqa: F821  (names of the base config)
 
 from d2ls.models.peers import SMPNetwork
 

@@ -142,7 +142,7 @@ def test_full_disks(kind: str, pictures: Path, weights: Callable[..., Path], cap
 def test_a_disk_that_is_full_at_the_checkpoint(run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with full_disk(200_000):
         refused(capfd, "train", "-c", "tiny.py", "max_epoch=1", told=("model_weights/vaihingen/tiny/",), begun=True)
-    assert not list(Path("model_weights").rglob("*.*"))
+    assert not [path for path in Path("model_weights").rglob("*.*") if path.suffix in (".ckpt", ".part")]
 
 
 def test_a_disk_that_is_full_at_the_zip(
