@@ -101,7 +101,6 @@ WORDS: dict[str, tuple[str, ...]] = {
     "backbone=hf-hub:someone/net": ("backbone='hf-hub:someone/net'", "not fetched"),
     "backbone=local-dir:/tmp": ("backbone='local-dir:/tmp'",),
     "backbone=": ("backbone=''",),
-    "backbone=vit_tiny_patch16_224": ("backbone='vit_tiny_patch16_224'", "strides"),
     "stages=-1": ("stages=-1",),
     "width=10": ("width=10",),
     "dictionary=magic": ("dictionary='magic'",),
