@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from d2ls.data import io as files
 from d2ls.data.augment import to_dtype
+from d2ls.data.pairs import Pair, match
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -41,6 +43,12 @@ def stack_files(path: Path) -> list[Path]:
         raise DataError(f"{path}: groups of braces with {' and '.join(str(len(group)) for group in groups)} entries.")
     texts = _GROUP.split(str(path))[::2]
     return [Path("".join(chain(*zip_longest(texts, names, fillvalue="")))) for names in zip(*groups, strict=True)]
+
+
+def match_stacks(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
+    """Pairs of a folder with braces, such as `images/{R,G,B,N}`, and a folder of masks; see `d2ls.data.pairs.match`."""
+    pairs = match(stack_files(images)[0], masks, made_by)
+    return [replace(pair, image=images / pair.image.name) for pair in pairs]
 
 
 def is_picture(path: Path, spec: DatasetSpec) -> bool:
@@ -123,12 +131,28 @@ def read_bands(
             with _naming(Path(dataset.name)):
                 values = dataset.read([chosen[position][1] for position in positions], window=area)
                 pixels[..., positions] = values.transpose(1, 2, 0)
-                if any(flags != [MaskFlags.all_valid] for flags in dataset.mask_flag_enums):
-                    valid &= dataset.dataset_mask(window=area) > 0
-                for number, meaning in enumerate(dataset.colorinterp, 1):  # GDAL minds alpha beside 1 or 3 bands only
-                    if meaning == ColorInterp.alpha and (file, number) not in chosen:
-                        valid &= dataset.read(number, window=area) > 0
+                valid &= valid_pixels(dataset, area, [chosen[position][1] for position in positions])
     return pixels, valid
+
+
+def valid_pixels(dataset: Any, window: Window, bands: Sequence[int]) -> NDArray[np.bool_]:
+    """Where a raster has data, by its nodata value, its mask, and alpha bands that are not among the bands to read.
+
+    Args:
+        dataset: open in rasterio.
+        window: part of it.
+        bands: numbers of the bands to read: tools often call the fourth band alpha where it is infrared.
+    """
+    valid = np.ones((round(window.height), round(window.width)), bool)
+    flags = {flag for of_band in dataset.mask_flag_enums for flag in of_band}
+    if MaskFlags.alpha not in flags and flags != {MaskFlags.all_valid}:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NodataShadowWarning)  # alpha is minded here
+            valid &= dataset.dataset_mask(window=window) > 0
+    for number, meaning in enumerate(dataset.colorinterp, 1):
+        if meaning == ColorInterp.alpha and number not in bands:
+            valid &= dataset.read(number, window=window) > 0
+    return valid
 
 
 def fill_missing(image: Pixels, mask: NDArray[np.uint8] | None, spec: DatasetSpec) -> tuple[Pixels, Any]:

@@ -14,10 +14,11 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from d2ls.data import io as files
+from d2ls.data.bands import valid_pixels
 from d2ls.data.pairs import SUFFIXES
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -159,9 +160,7 @@ def _read_rows(
     window = Window(0, top, dataset.width, bottom - top)
     try:
         pixels = dataset.read(bands, window=window)
-        valid = np.ones(pixels.shape[1:], bool)
-        if any(flags != [MaskFlags.all_valid] for flags in dataset.mask_flag_enums):
-            valid &= dataset.dataset_mask(window=window) > 0
+        valid = valid_pixels(dataset, window, bands)
     except rasterio.errors.RasterioError as problem:
         raise DataError(f"{path}: rows {top} to {bottom} cannot be read: {_reason(problem)}.") from problem
     if nodata is not None:
@@ -180,7 +179,8 @@ def _check(path: Path, dataset: Any, spec: DatasetSpec, bands: Sequence[int] | N
     if max(numbers) > count:
         raise DataError(f"{path}: {count} band(s), but the network reads band {max(numbers)}: it takes {wanted}.")
     alpha = ColorInterp.alpha in dataset.colorinterp
-    if bands is None and count - alpha > len(numbers):
+    # By default the first bands are read: right for the file of the training data, not for infrared beside RGB.
+    if bands is None and spec.is_rgb8 and count - alpha > len(numbers):
         raise DataError(
             f"{path}: {count} bands where the network takes {wanted}. Name those to read, such as "
             f"--bands {','.join(map(str, numbers))}."

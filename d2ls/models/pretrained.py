@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -164,7 +165,12 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
             and tensor.shape[2:] == wanted.shape[2:]
             and tensor.shape[1] == 3
         ):
-            tensor = adapt_input_conv(wanted.shape[1], tensor)  # images with more or fewer channels than RGB
+            if wanted.shape[1] != 3:
+                warnings.warn(
+                    f"{origin}: {name}, for 3 bands, is repeated and rescaled for {wanted.shape[1]} (timm's rule).",
+                    stacklevel=2,
+                )
+            tensor = adapt_input_conv(wanted.shape[1], tensor)
         if tensor.shape != wanted.shape:
             raise CheckpointError(
                 f"{origin}: tensor {name} has shape {tuple(tensor.shape)}; "

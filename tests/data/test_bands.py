@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
 from d2ls.data.augment import Augmentation, normalise_batch
-from d2ls.data.bands import fill_missing, read_bands, read_pixels, read_size, stack_files
+from d2ls.data.bands import fill_missing, match_stacks, read_bands, read_pixels, read_size, stack_files
 from d2ls.data.check import check_headers
 from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.io import write_png
@@ -98,6 +98,18 @@ def test_pixels_without_data(kind: str, tmp_path: Path) -> None:
     assert np.array_equal(mask == spec.ignore_index, hole)
 
 
+def test_a_band_that_is_read_is_no_mask(tmp_path: Path) -> None:
+    """Many files call the fourth of four bands alpha; where it is read as infrared, its zeros are values."""
+    pixels = values((16, 16, 4), "uint8")
+    pixels[:5, :, 3] = 0
+    path = write(tmp_path / "x.tif", pixels, photometric="RGB", alpha="YES")
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    assert np.array_equal(read_pixels(path, spec_of(4, "uint8")), pixels)
+    three = spec_of(3, "uint8")
+    assert np.array_equal(np.isnan(read_pixels(path, three)).all(-1), pixels[..., 3] == 0)
+
+
 def test_a_stack_of_files_is_one_image(tmp_path: Path) -> None:
     pixels = values((12, 15, 4), "uint16")
     for band, name in enumerate("RGBN"):
@@ -108,6 +120,10 @@ def test_a_stack_of_files_is_one_image(tmp_path: Path) -> None:
     assert np.array_equal(read_pixels(path, spec, (2, 3, 4, 5)), pixels[2:6, 3:8])
     swapped = replace(spec, file_bands=(4, 1, 3, 2))
     assert np.array_equal(read_pixels(path, swapped), pixels[..., [3, 0, 2, 1]])
+    (tmp_path / "masks").mkdir()
+    write_png(tmp_path / "masks" / "x.png", labels(12, 15, 0))
+    (pair,) = match_stacks(path.parent, tmp_path / "masks", "")
+    assert (pair.image, pair.mask, pair.name) == (path, tmp_path / "masks" / "x.png", "x")
     write(tmp_path / "B" / "x.tif", pixels[:11, :, :1])
     with pytest.raises(DataError, match=r"B/x.tif: 15 x 12 and 15 x 11"):
         read_size(path, spec)
