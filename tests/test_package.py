@@ -65,4 +65,4 @@ def test_console_scripts_exist() -> None:
     assert "--patch-height" in python("-c", command, "uavid", "--help").stdout
     unknown = python("-c", command, "atlantis", "-w", "x.ckpt", "-o", "out")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("error: atlantis: ")
+    assert unknown.stderr.startswith("error: 'atlantis': ")

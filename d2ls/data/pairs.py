@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from d2ls.data.io import SUFFIXES
 from d2ls.errors import DataError
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 OTHER_SUFFIXES = (
-    *(".bmp", ".dng", ".ecw", ".gif", ".heic", ".heif", ".img", ".j2k", ".jp2", ".jpf", ".jpx", ".jxl", ".mat", ".nc"),
-    *(".npy", ".npz", ".pbm", ".pgm", ".ppm", ".raw", ".sid", ".webp"),
+    *(".avif", ".dng", ".ecw", ".heic", ".heif", ".img", ".j2k", ".jpf", ".jpx", ".jxl", ".mat", ".nc", ".npy"),
+    *(".npz", ".pbm", ".pgm", ".ppm", ".raw", ".sid", ".tga"),
 )
 """Files that hold images, too, and are not read."""
 

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 
 from d2ls.data import io as files
 from d2ls.data.bands import valid_pixels
-from d2ls.data.pairs import SUFFIXES
+from d2ls.data.io import SUFFIXES
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 

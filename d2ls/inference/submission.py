@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from d2ls.data import sets
-from d2ls.data.io import read_colours, read_index, read_size
+from d2ls.data.io import SUFFIXES, read_colours, read_index, read_size
 from d2ls.data.labels import check_index, colours_to_index
-from d2ls.data.pairs import SUFFIXES, Pair
+from d2ls.data.pairs import Pair
 from d2ls.data.root import data_root
 from d2ls.data.sets.facts import Server
 from d2ls.errors import ConfigError, DataError

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from d2ls.data import io as files
+from d2ls.data.io import SUFFIXES
 from d2ls.data.labels import colours_to_index, values_to_index
-from d2ls.data.pairs import SUFFIXES
 from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile
 from d2ls.data.spec import DatasetSpec

@@ -86,7 +86,6 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
         DataError: a folder cannot be listed.
     """
     result = ConfigCheck(settings)
-    found = np.zeros(256, np.int64)
     for name in ("train", "val", "test"):
         dataset = getattr(settings, f"{name}_dataset")
         if dataset is None:
@@ -96,17 +95,25 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
         if name != "test":
             pixels, faults = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
             problems = list(dict.fromkeys([*problems, *faults, *_outside(settings, pixels, name)]))
-            found += pixels
+            if name == "train" and not settings.allow_missing_classes:
+                result.problems += _missing(settings, pixels)
         result.splits.append(SplitCheck(name, len(dataset), pixels, problems))
-    if absent := [name for index, name in enumerate(settings.classes) if not found[index]]:
-        values = np.flatnonzero(found)
-        shares = ", ".join(f"{value} ({100 * found[value] / found.sum():.1f} %)" for value in values) or "no labels"
-        result.problems.append(
-            f"{len(absent)} of {len(settings.classes)} classes occur in no mask of train and val: {', '.join(absent)}. "
-            f"Found: {shares}. Do the masks hold 0 and 255, or labels from 1? Such values need "
-            "DatasetSpec(values={...})."
-        )
     return result
+
+
+def _missing(settings: Settings, found: NDArray[np.int64]) -> list[str]:
+    """Classes that occur in no training mask."""
+    absent = [name for index, name in enumerate(settings.classes) if not found[index]]
+    if not absent:
+        return []
+    shares_of = ", ".join(
+        f"{value} ({100 * found[value] / found.sum():.1f} %)" for value in np.flatnonzero(found).tolist()
+    )
+    return [
+        f"{len(absent)} of {len(settings.classes)} classes occur in no training mask: {', '.join(absent)}. Found: "
+        f"{shares_of or 'no labels'}. Do the masks hold 0 and 255, or labels from 1? Such values need "
+        "DatasetSpec(values={...}). Are the classes rare? Then set allow_missing_classes=True."
+    ]
 
 
 def _outside(settings: Settings, pixels: NDArray[np.int64], split: str) -> list[str]:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from d2ls.data import io as files
+from d2ls.data.io import SUFFIXES
 from d2ls.data.labels import index_to_colours, values_to_index
-from d2ls.data.pairs import SUFFIXES, list_images
+from d2ls.data.pairs import list_images
 from d2ls.data.sets.layout import ConvertStep, MergeStep, OriginalTile, SplitStep, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError

@@ -61,17 +61,24 @@ def test_missing_and_empty_folders(folders: tuple[Path, Path], tmp_path: Path) -
         list_images(tmp_path / "nowhere")
 
 
+def test_every_format_that_the_libraries_read_is_listed(tmp_path: Path) -> None:
+    for suffix in (".tif", ".TIFF", ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".jp2", ".gif"):
+        (tmp_path / f"{suffix[1:]}{suffix}").touch()
+    assert len(list_images(tmp_path)) == 9
+    assert left_out(tmp_path) is None
+
+
 def test_images_that_are_left_out_are_counted_by_kind(folders: tuple[Path, Path], tmp_path: Path) -> None:
     images, masks = folders
     assert left_out(images) is None
-    for name in ("c.bmp", "d.BMP", "e.webp", "f.jp2", "g.gif", "notes.txt", ".h.bmp"):
+    for name in ("c.heic", "d.HEIC", "e.jxl", "f.npy", "notes.txt", ".h.npy"):
         (images / name).touch()
     (images / "more").mkdir()
     (masks / "origin").mkdir()
     with pytest.warns(UserWarning) as caught:
         assert len(match(images, masks, "")) == 2
     first, second = (str(warning.message) for warning in caught)
-    assert first.startswith(f"{images}: left out: 2 .bmp, 1 .gif, 1 .jp2, 1 .webp, 1 sub-folder.")
+    assert first.startswith(f"{images}: left out: 2 .heic, 1 .jxl, 1 .npy, 1 sub-folder.")
     assert second.startswith(f"{masks}: left out: 1 sub-folder.")
     (tmp_path / "empty" / "sub").mkdir(parents=True)
     with pytest.raises(DataError, match=r"empty: no images .*1 sub-folder"):

@@ -9,7 +9,8 @@ from typing import Any
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
-from d2ls.data.pairs import SUFFIXES, Pair, list_images, match
+from d2ls.data.io import SUFFIXES
+from d2ls.data.pairs import Pair, list_images, match
 from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets import layout
 from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile, SplitStep, Step, Tiling
