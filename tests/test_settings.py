@@ -43,6 +43,12 @@ def test_defaults_have_the_types_that_they_ask_for() -> None:
     assert SETTINGS["gradient_clip_val"].default is None
 
 
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs/configs.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text[text.index("## Settings") :]))
+    assert SETTINGS.keys() <= named
+
+
 def test_valid_settings_pass() -> None:
     check_contradictions(SimpleNamespace(**VALID))
 

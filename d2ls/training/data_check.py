@@ -143,12 +143,12 @@ def _missing(settings: Settings, counts: NDArray[np.int64]) -> list[str]:
 def _weight_loss(settings: Settings, weights: Sequence[float]) -> None:
     if len(weights) != settings.num_classes:
         raise ConfigError(f"class_weights has {len(weights)} values, num_classes={settings.num_classes}.")
-    if not hasattr(settings.loss, "class_weights"):
+    if not hasattr(settings.loss, "set_class_weights"):
         raise ConfigError(
-            f"class_weights={settings.class_weights!r}: a {type(settings.loss).__name__} has no class_weights to set. "
+            f"class_weights={settings.class_weights!r}: a {type(settings.loss).__name__} has no set_class_weights. "
             "Use D2LSLoss, or give your loss its weights itself and set class_weights=None."
         )
-    settings.loss.class_weights = torch.tensor([float(weight) for weight in weights])
+    settings.loss.set_class_weights([float(weight) for weight in weights])
 
 
 def _balanced(settings: Settings, counts: NDArray[np.int64]) -> list[float]:

@@ -156,6 +156,31 @@ def sampled_only(dataset: Any, progress: Any = None, indices: Any = None) -> Lab
     return count_labels(dataset, progress, indices)
 
 
+WEIGHTED = """
+class Weighted(D2LSLoss):
+    def set_class_weights(self, weights):
+        self.given = list(weights)
+
+loss = Weighted(ignore_index)
+"""
+
+
+def test_balanced_class_weights_are_counted_once() -> None:
+    draw(0, 1)
+    path = own(("loss = D2LSLoss(ignore_index)\n", WEIGHTED))
+    settings = load_config(path, {"class_weights": "balanced"})
+    train(settings)
+    masks = np.stack([cv2.imread(str(p), cv2.IMREAD_UNCHANGED) for p in Path("own/train/masks").iterdir()])
+    shares = np.bincount(masks.ravel()) / masks.size
+    assert settings.loss.given == pytest.approx(1 / (2 * shares))
+    assert Path("lightning_logs/own.labels.json").is_file()
+    given = load_config(path, {"class_weights": (1, 3)})
+    train(given)
+    assert given.loss.given == [1, 3]
+    with pytest.raises(ConfigError, match=r"class_weights has 3 values, num_classes=2"):
+        train(load_config(path, {"class_weights": (1, 2, 3)}))
+
+
 def test_every_header_is_read_before_the_first_step() -> None:
     draw(0, 1, images=9)
     cv2.imwrite("own/train/images/3.png", np.zeros((40, 48), np.uint8))
