@@ -1,7 +1,7 @@
-"""A training augmentation in the order in which it is told: whole images, step by step.
+"""The augmentation in its plain order: whole images, step by step.
 
-The oracle for the laws that our own samples follow, and the plain side of benchmarks/loader.py: OpenCV reads, resizes
-and counts, albumentations turns, flips and normalises.
+The oracle for the distribution of our own samples, and the plain side of benchmarks/loader.py: OpenCV reads, resizes
+and counts, albumentations rotates, flips and normalises.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ SIZE = 1024  # of the images, unless told otherwise
 
 
 class PlainAugmentation(Dataset[dict[str, Tensor]]):
-    """Training samples of images that have one size, at least that of the crop divided by the smallest scale.
+    """Training samples of images of one size, at least that of the crop divided by the smallest scale.
 
     Args:
         pairs: images and index masks.
@@ -44,7 +44,7 @@ class PlainAugmentation(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.pairs, self.augmentation, self.ignore_index = pairs, augmentation, ignore_index
         self.size, self.pillow = size, pillow
-        self.turns = albumentations.Compose(
+        self.rotate_flip = albumentations.Compose(
             [
                 albumentations.RandomRotate90(p=augmentation.rot90),
                 albumentations.HorizontalFlip(p=augmentation.flip),
@@ -112,7 +112,7 @@ class PlainAugmentation(Dataset[dict[str, Tensor]]):
         return image[window], mask[window]
 
     def augment(self, image: Pixels, mask: Pixels) -> tuple[Pixels, Pixels]:
-        changed = self.turns(image=image, mask=mask)
+        changed = self.rotate_flip(image=image, mask=mask)
         return changed["image"], changed["mask"]
 
     def normalise(self, image: Pixels) -> Tensor:

@@ -62,11 +62,11 @@ def colours_to_index(
     rows = max(1, _BLOCK // max(1, rgb.shape[1]))
     for top in range(0, len(rgb), rows):
         np.take(table, _codes(rgb[top : top + rows]), out=index[top : top + rows], mode="clip")
-    strange = index == unknown_value
-    if strange.any():
+    unknown_pixels = index == unknown_value
+    if unknown_pixels.any():
         if unknown == "error":
-            raise DataError(_unknown_colours(rgb[strange], spec, path))
-        index[strange] = spec.ignore_index
+            raise DataError(_unknown_colours(rgb[unknown_pixels], spec, path))
+        index[unknown_pixels] = spec.ignore_index
     return index
 
 
@@ -170,7 +170,7 @@ def _codes(rgb: Mask) -> NDArray[np.intp]:
 
 
 def _unknown_colours(pixels: Mask, spec: DatasetSpec, path: Path | str) -> str:
-    """What to tell of pixels (n, 3) whose colours are of no class."""
+    """Message on pixels (n, 3) whose colours are of no class."""
     codes, counts = np.unique(_codes(pixels), return_counts=True)
     order = np.argsort(-counts, kind="stable")
     found = [f"({codes[i] >> 16}, {codes[i] >> 8 & 255}, {codes[i] & 255}) ({counts[i]} pixels)" for i in order]

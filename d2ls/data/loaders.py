@@ -1,4 +1,4 @@
-"""Loaders whose order and content depend on seed and epoch alone, whatever the number of workers."""
+"""Data loaders: order and content depend on seed and epoch alone, whatever the number of workers."""
 
 import atexit
 import os
@@ -25,14 +25,14 @@ _OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocess
 
 
 class SeededSampler(Sampler[SampleRequest]):
-    """A fresh order each epoch, and a seed for each sample.
+    """A new order for each epoch, and a seed for each sample.
 
-    Position p of an epoch is the same draw whatever the number of processes: rank r takes p = r, r + world, ..., so
+    Position p of an epoch is the same request whatever the number of processes: rank r takes p = r, r + world, ..., so
     that the batches of all ranks together are those of one process with the joint batch. Positions that do not fill a
     batch on every rank are left out.
 
     Args:
-        dataset: what is drawn from; its length is asked for at first use.
+        dataset: the images; its length is asked for at first use.
         batch_size: samples of a batch on one rank.
         seed: with the epoch, decides everything.
         rank: this process; None asks torch.distributed.
@@ -50,15 +50,15 @@ class SeededSampler(Sampler[SampleRequest]):
         self._rank, self._world = rank, world
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws; Lightning calls it."""
+        """Choose the epoch of the next iteration; Lightning calls it."""
         self.epoch = epoch
 
     def begin_at(self, epoch: int, batches: int) -> None:
-        """Leave out the first batches of an epoch, which a run that goes on has behind it; `len` stays the same."""
+        """Leave out the first batches of an epoch, which an interrupted run has done; `len` stays the same."""
         self.epoch, self._begun = epoch, (epoch, batches)
 
     def order(self) -> dict[str, int]:
-        """What the order of an epoch and its division into batches depend on, besides the epoch."""
+        """Everything besides the epoch on which its order and its batches depend."""
         _, world = _place(self._rank, self._world)
         return {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
 
@@ -79,18 +79,18 @@ class SeededSampler(Sampler[SampleRequest]):
         order = rng.permutation(len(self.dataset))
         seeds = rng.integers(2**62, size=len(order))
         epoch, batches = self._begun
-        behind = batches * self.batch_size if epoch == self.epoch else 0
-        for position in range(rank + behind * world, number * world, world):
+        done = batches * self.batch_size if epoch == self.epoch else 0
+        for position in range(rank + done * world, number * world, world):
             yield SampleRequest(int(order[position]), int(seeds[position]))
 
 
 class DistributedEvalSampler(Sampler[int]):
-    """Every image once, in order, dealt out to the processes; shares may differ in size by one.
+    """Every image once, in order, divided among the processes; shares may differ in size by one.
 
     A process beyond the number of images reads the last one again, to keep step with the others (see `is_padding`).
 
     Args:
-        dataset: what is dealt out; its length is asked for at first use.
+        dataset: the images; its length is asked for at first use.
         rank: this process; None asks torch.distributed.
         world: number of processes; None asks torch.distributed.
     """
@@ -107,7 +107,7 @@ class DistributedEvalSampler(Sampler[int]):
 
     @property
     def is_padding(self) -> bool:
-        """Whether what this process reads is another one's share, and must not be counted."""
+        """Whether this process repeats an image of another one, which must not be counted."""
         return _place(self._rank, self._world)[0] >= len(self.dataset)
 
     def _range(self) -> range:
@@ -182,8 +182,8 @@ def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
         raise DataError(f"images of one batch differ in size: {found}. Set a batch size of 1, or a crop for training.")
     masked = [sample for sample in samples if "mask" in sample]
     if masked and len(masked) < len(samples):
-        bare = next(sample["path"] for sample in samples if "mask" not in sample)
-        raise DataError(f"{bare}: no mask, but other images of its batch have one.")
+        unmasked = next(sample["path"] for sample in samples if "mask" not in sample)
+        raise DataError(f"{unmasked}: no mask, but other images of its batch have one.")
     batch: dict[str, Any] = {key: [sample[key] for sample in samples] for key in ("name", "path")}
     for key in ("image", "mask") if masked else ("image",):
         batch[key] = default_collate([sample[key] for sample in samples])  # a worker stacks into shared memory

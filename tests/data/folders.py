@@ -1,4 +1,4 @@
-"""Small drawn data sets in the folders of the real ones."""
+"""Small synthetic data sets."""
 
 from pathlib import Path
 
@@ -40,10 +40,10 @@ def write_pair(
     return Pair(image, mask, name)
 
 
-def drawn(
+def synthetic_dataset(
     root: Path, sizes: list[tuple[int, int]], augmentation: Augmentation | None, suffix: str = ".png"
 ) -> SegmentationDataset:
-    """A data set of drawn images of these sizes."""
+    """A data set of random images of these sizes."""
     pairs = [
         write_pair(root / "images", root / "masks", f"p{number}", size=size, seed=number, suffix=suffix)
         for number, size in enumerate(sizes)

@@ -46,7 +46,7 @@ def test_recipes_that_cannot_be_meant(options: dict, words: str) -> None:
         Augmentation(**options)
 
 
-def test_scales_are_drawn_evenly_and_as_small_fractions() -> None:
+def test_scales_are_sampled_evenly_and_as_small_fractions() -> None:
     augmentation, rng = Augmentation(crop=8, scales=(0.5, 0.75, 1, 1.3)), np.random.default_rng(0)
     counts = Counter(augmentation.random_scale(rng) for _ in range(4000))
     assert set(counts) == {Fraction(1, 2), Fraction(3, 4), Fraction(1), Fraction(13, 10)}
@@ -54,38 +54,38 @@ def test_scales_are_drawn_evenly_and_as_small_fractions() -> None:
     assert Augmentation().random_scale(rng) == 1
 
 
-def test_turns_and_flips_reach_all_eight_positions_alike() -> None:
+def test_rotations_and_flips_reach_all_eight_positions_alike() -> None:
     image, mask = picture(6, 6, 0), np.arange(36, dtype=np.uint8).reshape(6, 6)
     image[..., 0] = mask
     augmentation, rng = Augmentation(rot90=0.5, flip=0.5), np.random.default_rng(0)
     seen = Counter()
     for _ in range(2000):
-        turned, turned_mask = random_rotate_flip(image, mask, augmentation, rng)
-        assert np.array_equal(turned[..., 0], turned_mask)
-        seen[turned_mask.tobytes()] += 1
+        rotated, rotated_mask = random_rotate_flip(image, mask, augmentation, rng)
+        assert np.array_equal(rotated[..., 0], rotated_mask)
+        seen[rotated_mask.tobytes()] += 1
     dihedral = {
         np.ascontiguousarray(view).tobytes() for k in range(4) for view in (np.rot90(mask, k), np.rot90(mask, k).T)
     }
     assert set(seen) == dihedral
     upright = sum(seen[view.tobytes()] for view in (mask, mask[::-1], mask[:, ::-1], mask[::-1, ::-1]))
-    assert abs(upright / 2000 - 2 / 3) < 0.05  # half are not turned, a third of the others by 180 degrees
+    assert abs(upright / 2000 - 2 / 3) < 0.05  # half are not rotated, a third of the others by 180 degrees
     assert abs(seen[mask.tobytes()] / upright - 1 / 4) < 0.05
 
 
 def test_nothing_changes_without_probabilities() -> None:
     image, mask = picture(6, 8, 0), labels(6, 8, 0)
-    turned = random_rotate_flip(image, mask, Augmentation(), np.random.default_rng(0))
-    assert np.array_equal(turned[0], image)
-    assert np.array_equal(turned[1], mask)
+    rotated = random_rotate_flip(image, mask, Augmentation(), np.random.default_rng(0))
+    assert np.array_equal(rotated[0], image)
+    assert np.array_equal(rotated[1], mask)
     assert random_colours(image, Augmentation(), np.random.default_rng(0)) is image
 
 
-def test_only_half_turns_where_the_image_is_not_square() -> None:
+def test_only_half_rotations_where_the_image_is_not_square() -> None:
     mask, rng = labels(6, 8, 0), np.random.default_rng(0)
     for _ in range(20):
-        image, turned = random_rotate_flip(picture(6, 8, 0), mask, Augmentation(rot90=1), rng)
-        assert image.shape[:2] == turned.shape == (6, 8)
-        assert np.array_equal(turned, mask[::-1, ::-1])
+        image, rotated = random_rotate_flip(picture(6, 8, 0), mask, Augmentation(rot90=1), rng)
+        assert image.shape[:2] == rotated.shape == (6, 8)
+        assert np.array_equal(rotated, mask[::-1, ::-1])
 
 
 def test_colours_follow_the_generator_alone() -> None:
@@ -203,12 +203,12 @@ def test_geometry_works_on_all_bands_and_types(dtype: str, bands: int) -> None:
     pipeline = Transforms(A.Compose([A.Transpose(p=0.5)]), spec)
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        turned, turned_mask = random_rotate_flip(image, mask, Augmentation(rot90=0.5, flip=0.5), rng)
-        turned, turned_mask = pipeline(turned, turned_mask, rng, "x")
-        assert turned.dtype == image.dtype
-        assert turned.shape == image.shape
+        rotated, rotated_mask = random_rotate_flip(image, mask, Augmentation(rot90=0.5, flip=0.5), rng)
+        rotated, rotated_mask = pipeline(rotated, rotated_mask, rng, "x")
+        assert rotated.dtype == image.dtype
+        assert rotated.shape == image.shape
         for band in range(bands):
-            np.testing.assert_allclose(turned[..., band], turned_mask + band, atol=1e-4)
+            np.testing.assert_allclose(rotated[..., band], rotated_mask + band, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

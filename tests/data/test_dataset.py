@@ -13,7 +13,7 @@ from d2ls.data.augment import Augmentation, normalise, normalise_batch
 from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.pairs import Pair, match
 from d2ls.errors import DataError
-from tests.data.folders import SPEC, drawn, labels, write_pair
+from tests.data.folders import SPEC, labels, synthetic_dataset, write_pair
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
@@ -22,7 +22,7 @@ AUGMENTATION = Augmentation(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosai
 
 
 def test_evaluation_gives_the_files_themselves(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(30, 41), (64, 64)], None)
+    dataset = synthetic_dataset(tmp_path, [(30, 41), (64, 64)], None)
     assert len(dataset) == 2
     sample = dataset[0]
     pair = dataset.pairs[0]
@@ -40,8 +40,8 @@ def test_no_mask_where_there_is_none(tmp_path: Path) -> None:
     assert set(SegmentationDataset(SPEC, lambda: [Pair(pair.image, None, "x")])[0]) == {"image", "name", "path"}
 
 
-def test_a_draw_depends_on_its_seed_alone(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(64, 64)] * 3, AUGMENTATION)
+def test_a_sample_depends_on_its_seed_alone(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(tmp_path, [(64, 64)] * 3, AUGMENTATION)
     first = [dataset[SampleRequest(1, seed)] for seed in range(8)]
     torch.manual_seed(1)
     np.random.seed(1)
@@ -52,8 +52,8 @@ def test_a_draw_depends_on_its_seed_alone(tmp_path: Path) -> None:
     assert len({sample["image"].numpy().tobytes() for sample in first}) == 8
 
 
-def test_plain_indices_draw_from_torch(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(64, 64)], AUGMENTATION)
+def test_plain_indices_take_their_seed_from_torch(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(tmp_path, [(64, 64)], AUGMENTATION)
     torch.manual_seed(3)
     one, other = dataset[0], dataset[0]
     torch.manual_seed(3)
@@ -95,7 +95,7 @@ def test_can_be_sent_to_a_process(tmp_path: Path) -> None:
 
 
 def test_iteration_ends(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(8, 8)] * 3, None)
+    dataset = synthetic_dataset(tmp_path, [(8, 8)] * 3, None)
     assert [sample["name"] for sample in dataset] == ["p0", "p1", "p2"]
 
 
@@ -114,7 +114,7 @@ def test_bad_pairs_are_named(tmp_path: Path) -> None:
 
 
 def test_raw_samples_become_the_usual_ones(tmp_path: Path) -> None:
-    usual = drawn(tmp_path, [(40, 40)] * 2, AUGMENTATION)
+    usual = synthetic_dataset(tmp_path, [(40, 40)] * 2, AUGMENTATION)
     raw = SegmentationDataset(SPEC, usual.pairs.copy, augmentation=AUGMENTATION, normalise=False)
     for seed in range(4):
         one, other = usual[SampleRequest(1, seed)], raw[SampleRequest(1, seed)]
@@ -125,7 +125,7 @@ def test_raw_samples_become_the_usual_ones(tmp_path: Path) -> None:
 
 def test_a_pipeline_of_albumentations_is_part_of_the_sample(tmp_path: Path) -> None:
     pipeline = A.Compose([A.RandomBrightnessContrast(p=0.5), A.Affine(rotate=45, p=0.5)])
-    dataset = drawn(tmp_path, [(64, 64)] * 2, replace(AUGMENTATION, augment=pipeline))
+    dataset = synthetic_dataset(tmp_path, [(64, 64)] * 2, replace(AUGMENTATION, augment=pipeline))
     plain = SegmentationDataset(SPEC, dataset.pairs.copy, augmentation=AUGMENTATION)
     copy = pickle.loads(pickle.dumps(dataset))
     changed = 0

@@ -1,4 +1,4 @@
-"""Our samples, of which only what is kept is read, follow the laws of whole images taken step by step."""
+"""Our samples, made from windows, have the distribution of samples made from whole images step by step."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
 
 
 def measures(samples: list[dict]) -> NDArray[np.float64]:
-    """What each sample says of its scale, crop and mosaic, whichever way it is turned: (samples, measures)."""
+    """Traces of scale, crop and mosaic in each sample, whatever its rotation: (samples, measures)."""
     found = []
     for sample in samples:
         red, green, blue = sample["image"].double()
@@ -64,9 +64,9 @@ def plain(pairs: list[Pair], augmentation: Augmentation) -> NDArray[np.float64]:
 
 
 def chances(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, float]:
-    """How likely samples of one law differ so much, for each measure (Kolmogorov and Smirnov).
+    """Probability that samples of one distribution differ so much, for each measure (Kolmogorov and Smirnov).
 
-    Noise of a fifth of their spread hides what is no matter of the law: half a pixel where the nearest one is taken
+    Noise of a fifth of their spread hides what is no matter of it: half a pixel where the nearest one is taken
     from another corner of it, and shares that are equal but for rounding.
     """
     rng, spread = np.random.default_rng(0), np.concatenate([one, other]).std(0)
@@ -75,7 +75,9 @@ def chances(one: NDArray[np.float64], other: NDArray[np.float64]) -> dict[str, f
 
 
 @pytest.mark.parametrize("name", CROPS)
-def test_samples_follow_the_laws_of_the_plain_order(name: str, usual: NDArray[np.float64], pairs: list[Pair]) -> None:
+def test_samples_are_distributed_as_in_the_plain_order(
+    name: str, usual: NDArray[np.float64], pairs: list[Pair]
+) -> None:
     found = chances(usual if name == "vaihingen" else ours(pairs, CROPS[name]), plain(pairs, CROPS[name]))
     assert min(found.values()) > UNLIKELY, found
 
@@ -84,5 +86,7 @@ def test_samples_follow_the_laws_of_the_plain_order(name: str, usual: NDArray[np
     ("change", "shown"),
     [({"mosaic": 0.5}, "tiles"), ({"smart_crop": None}, "class 0"), ({"scales": (0.5, 0.75, 1, 1.25)}, "extent")],
 )
-def test_other_laws_would_be_noticed(change: dict, shown: str, usual: NDArray[np.float64], pairs: list[Pair]) -> None:
+def test_another_distribution_is_noticed(
+    change: dict, shown: str, usual: NDArray[np.float64], pairs: list[Pair]
+) -> None:
     assert chances(usual, ours(pairs, replace(CROPS["vaihingen"], **change)))[shown] < UNLIKELY

@@ -17,7 +17,7 @@ from d2ls.data.loaders import DistributedEvalSampler, SeededSampler, collate, ev
 from d2ls.data.sets import grass
 from d2ls.errors import DataError
 from d2ls.memory import keep_freed_memory
-from tests.data.folders import SPEC, drawn
+from tests.data.folders import SPEC, synthetic_dataset
 
 AUGMENTATION = Augmentation(crop=24, scales=(0.5, 1, 1.5), smart_crop=0.6, mosaic=0.5, rot90=0.5, flip=0.5)
 
@@ -33,7 +33,7 @@ def epoch(dataset: SegmentationDataset, workers: int, number: int = 0) -> list[t
     "augmentation", [AUGMENTATION, replace(grass.AUGMENTATION, mosaic=0.5)], ids=["crop", "colour"]
 )
 def test_any_number_of_workers_gives_the_same_epoch(augmentation: Augmentation, tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(40, 40)] * 7, augmentation)
+    dataset = synthetic_dataset(tmp_path, [(40, 40)] * 7, augmentation)
     alone = epoch(dataset, 0)
     assert len(alone) == 3
     assert epoch(dataset, 1) == alone
@@ -43,7 +43,7 @@ def test_any_number_of_workers_gives_the_same_epoch(augmentation: Augmentation, 
 
 
 def test_an_epoch_through_one_loader_again(tmp_path: Path) -> None:
-    loader = training_loader(drawn(tmp_path, [(40, 40)] * 6, AUGMENTATION), 2, num_workers=1)
+    loader = training_loader(synthetic_dataset(tmp_path, [(40, 40)] * 6, AUGMENTATION), 2, num_workers=1)
     orders = []
     for number in (0, 1, 0):
         loader.sampler.set_epoch(number)
@@ -57,12 +57,12 @@ def test_an_epoch_through_one_loader_again(tmp_path: Path) -> None:
 
 def test_the_sampler_shuffles_and_drops_the_rest() -> None:
     sampler = SeededSampler(range(10), 4)
-    draws = list(sampler)
-    assert len(sampler) == len(draws) == 8
-    assert len({draw.index for draw in draws}) == 8
-    assert len({draw.seed for draw in draws}) == 8
-    assert draws == list(SeededSampler(range(10), 4))
-    assert draws != list(SeededSampler(range(10), 4, seed=43))
+    requests = list(sampler)
+    assert len(sampler) == len(requests) == 8
+    assert len({request.index for request in requests}) == 8
+    assert len({request.seed for request in requests}) == 8
+    assert requests == list(SeededSampler(range(10), 4))
+    assert requests != list(SeededSampler(range(10), 4, seed=43))
 
 
 def test_each_index_comes_first_alike() -> None:
@@ -79,9 +79,9 @@ def test_ranks_together_make_the_batches_of_one_process(world: int) -> None:
     batch = 2
     ranks = [list(SeededSampler(range(25), batch, rank=rank, world=world)) for rank in range(world)]
     joint = list(SeededSampler(range(25), batch * world, rank=0, world=1))
-    assert {len(draws) for draws in ranks} == {len(joint) // world}
+    assert {len(requests) for requests in ranks} == {len(joint) // world}
     for step in range(len(joint) // (batch * world)):
-        parts = {draw for draws in ranks for draw in draws[step * batch : (step + 1) * batch]}
+        parts = {request for requests in ranks for request in requests[step * batch : (step + 1) * batch]}
         assert parts == set(joint[step * batch * world : (step + 1) * batch * world])
 
 
@@ -96,7 +96,7 @@ def test_less_than_a_batch_is_an_error(images: int, batch: int, world: int, offe
 
 
 def test_a_loader_tells_of_too_few_images(tmp_path: Path) -> None:
-    loader = training_loader(drawn(tmp_path, [(40, 40)] * 3, AUGMENTATION), 4, num_workers=0)
+    loader = training_loader(synthetic_dataset(tmp_path, [(40, 40)] * 3, AUGMENTATION), 4, num_workers=0)
     with pytest.raises(DataError, match="3 training images are too few"):
         len(loader)
     with pytest.raises(DataError, match="3 training images are too few"):
@@ -116,7 +116,7 @@ def test_every_image_is_evaluated_once(world: int) -> None:
 
 
 def test_evaluation_is_in_order_and_of_any_size(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(20, 30), (8, 8), (41, 9)], None)
+    dataset = synthetic_dataset(tmp_path, [(20, 30), (8, 8), (41, 9)], None)
     batches = list(evaluation_loader(dataset, num_workers=2))
     assert [batch["name"] for batch in batches] == [["p0"], ["p1"], ["p2"]]
     assert [tuple(batch["mask"].shape) for batch in batches] == [(1, 20, 30), (1, 8, 8), (1, 41, 9)]
@@ -124,11 +124,11 @@ def test_evaluation_is_in_order_and_of_any_size(tmp_path: Path) -> None:
 
 def test_a_batch_of_different_sizes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"differ in size: 30 x 20 \(.*p0.png\) and 8 x 8 \(.*p1.png\)"):
-        next(iter(evaluation_loader(drawn(tmp_path, [(20, 30), (8, 8)], None), 2, num_workers=0)))
+        next(iter(evaluation_loader(synthetic_dataset(tmp_path, [(20, 30), (8, 8)], None), 2, num_workers=0)))
 
 
 def test_a_batch_with_and_without_masks_is_an_error(tmp_path: Path) -> None:
-    with_mask = drawn(tmp_path, [(8, 8)], None)[0]
+    with_mask = synthetic_dataset(tmp_path, [(8, 8)], None)[0]
     without = {key: value for key, value in with_mask.items() if key != "mask"}
     assert set(collate([without, without])) == {"image", "name", "path"}
     with pytest.raises(DataError, match="no mask, but other images"):
@@ -164,15 +164,15 @@ def test_constructing_touches_nothing() -> None:
     evaluation_loader(SegmentationDataset(SPEC, listing))
 
 
-def test_draws_are_what_a_dataset_takes(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(40, 40)] * 2, AUGMENTATION)
-    draw = next(iter(SeededSampler(dataset, 2)))
-    assert isinstance(draw, SampleRequest)
-    assert dataset[draw]["name"] == f"p{draw.index}"
+def test_requests_are_what_a_dataset_takes(tmp_path: Path) -> None:
+    dataset = synthetic_dataset(tmp_path, [(40, 40)] * 2, AUGMENTATION)
+    request = next(iter(SeededSampler(dataset, 2)))
+    assert isinstance(request, SampleRequest)
+    assert dataset[request]["name"] == f"p{request.index}"
 
 
 def test_an_error_in_a_worker_keeps_its_message(tmp_path: Path) -> None:
-    dataset = drawn(tmp_path, [(8, 8)], None)
+    dataset = synthetic_dataset(tmp_path, [(8, 8)], None)
     dataset.pairs[0].image.write_bytes(b"")
     with pytest.raises(DataError, match="the file is empty"):
         next(iter(evaluation_loader(dataset, num_workers=1)))

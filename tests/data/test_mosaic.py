@@ -13,14 +13,14 @@ from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SampleRequest, SegmentationDataset
 from d2ls.data.mosaic import Box, Mosaic, is_mixed
 from d2ls.errors import DataError
-from tests.data.folders import SPEC, drawn, labels, write_pair
+from tests.data.folders import SPEC, labels, synthetic_dataset, write_pair
 
 SIZES = [(64, 64), (64, 64), (90, 70), (31, 47), (64, 128), (20, 20)]
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> SegmentationDataset:
-    return drawn(tmp_path_factory.mktemp("drawn"), SIZES, Augmentation(), suffix=".tif")
+    return synthetic_dataset(tmp_path_factory.mktemp("synthetic"), SIZES, Augmentation(), suffix=".tif")
 
 
 def whole(mosaic: Mosaic) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -130,7 +130,7 @@ def test_a_mask_of_ignore_alone_is_not_mixed() -> None:
     assert not is_mixed(np.full((4, 4), SPEC.ignore_index, np.uint8), SPEC.ignore_index, 1.0)
 
 
-def test_samplesare_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> None:
+def test_mosaics_are_sampled_as_the_augmentation_says(dataset: SegmentationDataset) -> None:
     rng = np.random.default_rng(0)
     samples = [Mosaic.random(dataset, 0, Augmentation(mosaic=0.25), rng) for _ in range(2000)]
     mosaics = [mosaic for mosaic in samples if len(mosaic.tiles) > 1]
@@ -139,7 +139,7 @@ def test_samplesare_drawn_as_the_recipe_says(dataset: SegmentationDataset) -> No
     assert centres.min() == 16  # a quarter of 64
     assert centres.max() == 48
     assert np.abs(centres.mean(0) - 32).max() < 4 * 9.5 / len(mosaics) ** 0.5
-    assert np.abs(centres.std(0) - 9.52).max() < 1.0  # of a uniform law on 16 ... 48
+    assert np.abs(centres.std(0) - 9.52).max() < 1.0  # of a uniform distribution on 16 ... 48
     assert all(mosaic.shape == (64, 64) and mosaic.tiles[0].pair == dataset.pairs[0] for mosaic in mosaics)
     partners = [tile.pair.name for mosaic in mosaics for tile in mosaic.tiles[1:]]
     shares = np.array([partners.count(pair.name) for pair in dataset.pairs]) / len(partners)
@@ -173,7 +173,7 @@ def test_crops_lie_everywhere_alike(dataset: SegmentationDataset, monkeypatch: p
 
 
 def test_only_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = drawn(tmp_path, [(256, 256)] * 4, Augmentation(mosaic=1.0, crop=64))
+    dataset = synthetic_dataset(tmp_path, [(256, 256)] * 4, Augmentation(mosaic=1.0, crop=64))
     asked: list[tuple[int, ...]] = []
     read = files.read_window
     monkeypatch.setattr(files, "read_window", lambda path, *window: asked.append(window) or read(path, *window))
@@ -196,7 +196,7 @@ def test_training_needs_masks_of_the_images_size(tmp_path: Path) -> None:
 
 
 def test_the_smallest_images(tmp_path: Path) -> None:
-    dataset = drawn(
+    dataset = synthetic_dataset(
         tmp_path, [(1, 1), (1, 3), (2, 1)], Augmentation(crop=8, scales=(0.5, 1.5), smart_crop=0.5, mosaic=0.5)
     )
     for seed in range(40):
