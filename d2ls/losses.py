@@ -1,14 +1,15 @@
 """The training objective: soft cross entropy, Dice, the auxiliary term and the contrastive term (paper, section 3.4).
 
-Logits at full resolution are the widest tensors of the last layers, so the per-pixel terms keep nothing of their size
-for the backward pass but the logits themselves, and work through a batch one image at a time.
+The terms of the pixels are functions of a few sums for each class. On a CPU these are taken image by image, and nothing
+of the logits' size is kept for the backward pass but the logits themselves.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from d2ls.distributed import Gather, all_gather, world_size
 from d2ls.errors import ConfigError, DataError
@@ -20,7 +21,7 @@ CONTRASTIVE_EPSILON = 1e-6
 
 @runtime_checkable
 class TrainingOutput(Protocol):
-    """What a network hands to the loss while training."""
+    """Output of a network in training."""
 
     @property
     def logits(self) -> Tensor:
@@ -48,12 +49,22 @@ class D2LSLoss(nn.Module):
         ignore_index: label of pixels that count in no term; it must not be one of the classes 0..K-1.
         auxiliary_weight: factor of the soft cross entropy of the static logits.
         contrastive_weight: factor of `contrastive_loss` of the dynamic dictionary.
+        class_weights: weight of each class in the cross entropies, K numbers of at least 0; None: 1 each. Dice, which
+            counts every class alike, has none.
 
     Raises:
-        ConfigError: a weight is negative or not finite.
+        ConfigError: a weight is negative or not finite, or all class weights are 0.
     """
 
-    def __init__(self, ignore_index: int, auxiliary_weight: float = 0.4, contrastive_weight: float = 1.0) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        ignore_index: int,
+        auxiliary_weight: float = 0.4,
+        contrastive_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         for name, weight in (("auxiliary_weight", auxiliary_weight), ("contrastive_weight", contrastive_weight)):
             if not 0 <= weight < float("inf"):
@@ -61,6 +72,23 @@ class D2LSLoss(nn.Module):
         self.ignore_index = ignore_index
         self.auxiliary_weight = auxiliary_weight
         self.contrastive_weight = contrastive_weight
+        self._sizes_compared = False
+        self.register_buffer("class_weights", None, persistent=False)
+        if class_weights is not None:
+            self.set_class_weights(class_weights)
+
+    def set_class_weights(self, class_weights: Sequence[float]) -> None:
+        """Replace the weights of the classes, by those that were counted on a training set, say.
+
+        Raises:
+            ConfigError: a weight is negative or not finite, or all are 0.
+        """
+        weights = torch.as_tensor(class_weights, dtype=torch.float32).flatten().cpu()
+        if not (weights.isfinite().all() and weights.ge(0).all() and weights.any()):
+            raise ConfigError(
+                f"class_weights={weights.tolist()}: expected a finite number of at least 0 for each class, not all 0."
+            )
+        self.class_weights = weights
 
     def forward(self, output: TrainingOutput | Tensor, mask: Tensor) -> dict[str, Tensor]:
         """The loss terms of one batch.
@@ -77,25 +105,59 @@ class D2LSLoss(nn.Module):
             another one's batch has a labelled pixel).
 
         Raises:
-            DataError: the mask's type or shape does not fit the logits, it holds a label that is no class, or the
-                batches of several processes differ in size.
-            ConfigError: `ignore_index` is one of the classes of the logits.
+            DataError: the mask's type or shape does not fit the logits, it holds a label that is no class (looked at on
+                a CPU alone, see `check_mask`), or the batches of several processes differ in size.
+            ConfigError: `ignore_index` is one of the classes of the logits, or there is another number of
+                `class_weights`.
             TypeError: `output` is neither logits nor a training output.
         """
         logits, static_logits, dictionary = _parts(output)
         check_mask(logits, mask, self.ignore_index)
-        cross_entropy, dice = soft_cross_entropy_and_dice(logits, mask, self.ignore_index)
+        weights = self._weights(logits)
+        cross_entropy, dice = soft_cross_entropy_and_dice(logits, mask, self.ignore_index, weights)
         terms = {"cross_entropy": cross_entropy, "dice": dice}
         if static_logits is not None and self.auxiliary_weight:
-            check_mask(static_logits, mask, self.ignore_index, values=static_logits.shape[1] != logits.shape[1])
-            terms["auxiliary"] = self.auxiliary_weight * soft_cross_entropy(static_logits, mask, self.ignore_index)
+            if static_logits.shape[1] != logits.shape[1]:
+                check_mask(static_logits, mask, self.ignore_index)
+            auxiliary = soft_cross_entropy(static_logits, mask, self.ignore_index, weights)
+            terms["auxiliary"] = self.auxiliary_weight * auxiliary
         if dictionary is not None and self.contrastive_weight:
             labelled = (mask != self.ignore_index).any()
             if world_size() > 1:
-                dictionary, labelled = _of_all_processes(dictionary, labelled)
+                dictionary, labelled = self._of_all_processes(dictionary, labelled)
             terms["contrastive"] = self.contrastive_weight * labelled * contrastive_loss(dictionary)
         terms["loss"] = torch.stack(list(terms.values())).sum()
         return terms
+
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        if self.class_weights is None:
+            return None
+        if len(self.class_weights) != logits.shape[1]:
+            raise ConfigError(
+                f"class_weights has {len(self.class_weights)} numbers, the logits {logits.shape[1]} classes: expected "
+                "one weight for each class."
+            )
+        if self.class_weights.device != logits.device:  # of a loss that was never moved: once
+            self.class_weights = self.class_weights.to(logits.device)
+        return self.class_weights
+
+    def _of_all_processes(self, dictionary: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
+        """The dictionaries (W * B, N, C) of all W processes, and whether any of their masks has a labelled pixel.
+
+        Every process must call this in every step, whatever its batch holds: it waits for all of them. On an
+        accelerator their batch sizes are compared in the first step alone, as the host has to wait for them.
+        """
+        size = torch.full((), len(dictionary), dtype=torch.long, device=labelled.device)
+        sizes, labels = all_gather(torch.stack([size, labelled.long()])).unbind(dim=1)
+        if sizes.device.type == "cpu" or not self._sizes_compared:
+            self._sizes_compared = True
+            if len(set(found := sizes.tolist())) > 1:
+                raise DataError(
+                    f"The batches of the {len(found)} processes have {found} images; expected one size. "
+                    "Let the training loader drop the last, smaller batch, as d2ls.data.loaders.training_loader does."
+                )
+        joint: Tensor = Gather.apply(_at_least_float32(dictionary))
+        return joint, labels.any()
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
@@ -105,19 +167,21 @@ class D2LSLoss(nn.Module):
         )
 
 
-def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:
     """Cross entropy with label smoothing 0.05, averaged over all pixels; ignored ones add 0 to that mean.
 
     Args:
         logits: (B, K, H, W).
         mask: labels, (B, H, W), as `check_mask` accepts them.
         ignore_index: label of the pixels to ignore.
+        weights: of each class, (K,), as in `torch.nn.functional.cross_entropy`; they leave the mean's denominator.
     """
-    total: Tensor = _LabelledSums.apply(logits, mask, ignore_index, False)[0]
-    return total / mask.numel()
+    return _soft_cross_entropy(_class_sums(logits, mask, ignore_index), mask, weights)
 
 
-def soft_cross_entropy_and_dice(logits: Tensor, mask: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def soft_cross_entropy_and_dice(
+    logits: Tensor, mask: Tensor, ignore_index: int, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The soft cross entropy and the Dice term of the same logits, which share their softmax.
 
     Dice compares sums over the whole batch: 1 - (2 I + 0.05) / (P + T + 0.05) for each class, where P sums the class's
@@ -128,14 +192,48 @@ def soft_cross_entropy_and_dice(logits: Tensor, mask: Tensor, ignore_index: int)
         logits: (B, K, H, W).
         mask: labels, (B, H, W), as `check_mask` accepts them.
         ignore_index: label of the pixels to ignore.
+        weights: of each class in the cross entropy, (K,).
     """
-    classes = logits.shape[1]
-    total, predicted, overlap = _LabelledSums.apply(logits, mask, ignore_index, True)
-    labels = torch.where(mask == ignore_index, classes, mask.long())  # ignored pixels fall into one bin more
-    true = torch.bincount(labels.flatten(), minlength=classes + 1)[:classes]
+    sums = _class_sums(logits, mask, ignore_index, for_dice=True)
+    _, _, predicted, overlap, true = sums
     score = (2 * overlap + DICE_SMOOTHING) / (predicted + true + DICE_SMOOTHING)
-    dice = torch.where(true > 0, 1 - score, 0).mean()
-    return total / mask.numel(), dice
+    return _soft_cross_entropy(sums, mask, weights), torch.where(true > 0, 1 - score, 0).mean()
+
+
+def _soft_cross_entropy(sums: Sequence[Tensor], mask: Tensor, weights: Tensor | None) -> Tensor:
+    """From the sums of each class's log-probability on its true and on all labelled pixels, (K,) each."""
+    at_true, over_all = sums[:2]
+    by_class = (1 - LABEL_SMOOTHING) * at_true + LABEL_SMOOTHING / len(at_true) * over_all
+    return -(by_class if weights is None else by_class * weights).sum() / mask.numel()
+
+
+def _class_sums(logits: Tensor, mask: Tensor, ignore_index: int, for_dice: bool = False) -> tuple[Tensor, ...]:
+    """`_sums_of`; on a CPU image by image, and computed again in the backward pass."""
+    if logits.device.type != "cpu" or torch.compiler.is_compiling():
+        return _sums_of(logits, mask, ignore_index, for_dice)
+    images = [
+        checkpoint(_sums_of, image, labels, ignore_index, for_dice, use_reentrant=False, preserve_rng_state=False)
+        for image, labels in zip(logits.split(1), mask.split(1), strict=True)
+    ]
+    return tuple(torch.stack(sums).sum(dim=0) for sums in zip(*images, strict=True))
+
+
+def _sums_of(logits: Tensor, mask: Tensor, ignore_index: int, for_dice: bool) -> tuple[Tensor, ...]:
+    """Sums over the labelled pixels for each class, (K,) each.
+
+    Returns:
+        Its log-probability on its true pixels and on all; for Dice its probability on all, that on its true pixels, and
+        their number, too.
+    """
+    log_p, mask = _at_least_float32(logits).log_softmax(dim=1), mask.unsqueeze(1)
+    classes = torch.arange(logits.shape[1], device=mask.device).view(-1, 1, 1)
+    truth, labelled = (mask == classes).to(log_p.dtype), (mask != ignore_index).to(log_p.dtype)
+    pixels = (0, 2, 3)
+    sums = (log_p * truth).sum(pixels), (log_p * labelled).sum(pixels)
+    if not for_dice:
+        return sums
+    p = log_p.exp()
+    return *sums, (p * labelled).sum(pixels), (p * truth).sum(pixels), truth.sum(pixels)
 
 
 def contrastive_loss(dictionary: Tensor) -> Tensor:
@@ -166,14 +264,15 @@ def contrastive_loss(dictionary: Tensor) -> Tensor:
     return intra / (inter + CONTRASTIVE_EPSILON)
 
 
-def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool = True) -> None:
+def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool | None = None) -> None:
     """Refuse a mask that does not fit the logits.
 
     Args:
         logits: (B, K, H, W), floating point.
         mask: integer labels, (B, H, W).
         ignore_index: label of the pixels to ignore, which must not be a class.
-        values: also look at every label (on an accelerator this waits for the device).
+        values: also look at every label; None: on a CPU alone, as on an accelerator the host waits for the answer, and
+            labels are looked at where they are read.
 
     Raises:
         DataError: wrong type or shape, or a label outside 0..K-1 other than `ignore_index`.
@@ -192,7 +291,7 @@ def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool 
             f"ignore_index={ignore_index} is one of the {classes} classes of the logits (0..{classes - 1}). "
             "Choose a label outside them, and check that num_classes fits the data set."
         )
-    if not values:
+    if not (mask.device.type == "cpu" and not torch.compiler.is_compiling() if values is None else values):
         return
     wrong = (mask != ignore_index) & ((mask < 0) | (mask >= classes))
     if wrong.any():
@@ -201,89 +300,6 @@ def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool 
             f"The mask holds the labels {found[:10]} in {int(wrong.sum())} pixels; expected the classes "
             f"0..{classes - 1} or ignore_index={ignore_index}. Check num_classes and ignore_index against the masks."
         )
-
-
-def _of_all_processes(dictionary: Tensor, labelled: Tensor) -> tuple[Tensor, Tensor]:
-    """The dictionaries (W * B, N, C) of all W processes, and whether any of their masks has a labelled pixel.
-
-    Every process must call this in every step, whatever its batch holds: it waits for all of them.
-    """
-    own = torch.stack([labelled.new_tensor(len(dictionary), dtype=torch.long), labelled.long()])
-    sizes, labels = all_gather(own).unbind(dim=1)
-    if len(set(sizes.tolist())) > 1:
-        raise DataError(
-            f"The batches of the {len(sizes)} processes have {sizes.tolist()} images; expected one size. "
-            "Let the training loader drop the last, smaller batch, as d2ls.data.loaders.training_loader does."
-        )
-    joint: Tensor = Gather.apply(_at_least_float32(dictionary))
-    return joint, labels.any()
-
-
-class _LabelledSums(torch.autograd.Function):
-    """What the labelled pixels of logits (B, K, H, W) add up to: the loss terms are functions of these sums.
-
-    Gives the summed soft cross entropy (scalar) and, if asked for, each class's summed probability and its summed
-    probability on its own true pixels (K each; else zeros). The gradient is written out: softmax is taken again in the
-    backward pass, so nothing of the logits' size is stored between the two.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, mask: Tensor, ignore_index: int, with_overlap: bool) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(logits, mask)
-        ctx.ignore_index, ctx.with_overlap = ignore_index, with_overlap
-        classes = logits.shape[1]
-        total, predicted, overlap = [], [], []
-        for image, labels in zip(logits, mask, strict=True):
-            valid, target = _target(labels, ignore_index)
-            log_p = _at_least_float32(image).log_softmax(dim=0)
-            nll = -log_p.gather(0, target).squeeze(0)
-            smooth = -log_p.sum(dim=0) / classes
-            total.append(torch.where(valid, torch.lerp(nll, smooth, LABEL_SMOOTHING), 0).sum())
-            if with_overlap:
-                p = log_p.exp_().mul_(valid)
-                predicted.append(p.sum(dim=(1, 2)))
-                overlap.append(_sum_by_class(p.gather(0, target).squeeze(0), target.squeeze(0), classes))
-        none = total[0].new_zeros(classes)
-        if not with_overlap:
-            return torch.stack(total).sum(), none, none.clone()
-        return torch.stack(total).sum(), torch.stack(predicted).sum(dim=0), torch.stack(overlap).sum(dim=0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        logits, mask = ctx.saved_tensors
-        by_total, by_predicted, by_overlap = gradients
-        classes = logits.shape[1]
-        result = torch.empty_like(logits)
-        for image, labels, gradient in zip(logits, mask, result, strict=True):
-            valid, target = _target(labels, ctx.ignore_index)
-            by_pixel = by_total * valid
-            p = _at_least_float32(image).softmax(dim=0).mul_(valid)
-            at_target = (LABEL_SMOOTHING - 1) * by_pixel
-            if ctx.with_overlap:
-                # Through softmax a gradient g of the probabilities becomes p (g - <g, p>).
-                by_p = by_predicted[:, None, None]
-                at_p = by_overlap[target.squeeze(0)] * p.gather(0, target).squeeze(0)
-                at_target = at_target + at_p
-                p *= by_p + (by_pixel - (p * by_p).sum(dim=0) - at_p)
-            else:
-                p *= by_pixel
-            p.scatter_(0, target, p.gather(0, target) + at_target)
-            gradient.copy_(p.sub_(LABEL_SMOOTHING / classes * by_pixel))
-        return result, None, None, None
-
-
-def _target(labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Which pixels are labelled, (H, W), and a class for each, (1, H, W): class 0 stands in where it is ignored."""
-    valid = labels != ignore_index
-    return valid, torch.where(valid, labels, 0).long().unsqueeze(0)
-
-
-def _sum_by_class(values: Tensor, classes_of: Tensor, classes: int) -> Tensor:
-    """Sum (H, W) values by their class, row by row first: one float32 sum over a whole image would lose digits."""
-    rows = torch.arange(len(values), device=values.device).unsqueeze(1)
-    bins = (rows * classes + classes_of).flatten()
-    return values.new_zeros(len(values) * classes).scatter_add_(0, bins, values.flatten()).view(-1, classes).sum(dim=0)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

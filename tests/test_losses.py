@@ -300,9 +300,13 @@ def test_nothing_of_the_logits_size_is_saved_but_the_logits() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         D2LSLoss(255)(output, mask)
     assert output.static_logits is not None
-    own = {output.logits.data_ptr(), output.static_logits.data_ptr(), mask.data_ptr()}
-    beside = [tensor for tensor in saved if tensor.data_ptr() not in own]
-    assert {output.logits.data_ptr(), output.static_logits.data_ptr()} <= {tensor.data_ptr() for tensor in saved}
+
+    def storage(tensor: Tensor) -> int:  # images are saved one by one
+        return tensor.untyped_storage().data_ptr()
+
+    own = {storage(tensor) for tensor in (output.logits, output.static_logits, mask)}
+    beside = [tensor for tensor in saved if storage(tensor) not in own]
+    assert {storage(output.logits), storage(output.static_logits)} <= {storage(tensor) for tensor in saved}
     assert max(tensor.numel() for tensor in beside) <= 2 * 5 * 16  # the dictionary
 
 
@@ -363,3 +367,45 @@ def test_a_tuple_of_logits_is_refused() -> None:
 def test_a_dictionary_without_pairs_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="contrastive_weight=0"):
         contrastive_loss(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+
+@few
+@given(batches(), st.integers(0, 2**32 - 1))
+def test_class_weights_are_torchs(batch: tuple[Tensor, Tensor, int], seed: int) -> None:
+    """torch.nn.functional.cross_entropy with weights and label smoothing, but for the mean over all pixels."""
+    logits, mask, ignore_index = batch
+    weights = torch.tensor(np.random.default_rng(seed).random(logits.shape[1]) + 0.1)
+    summed = torch.nn.functional.cross_entropy(
+        logits, mask, weights, ignore_index=ignore_index, label_smoothing=0.05, reduction="sum"
+    )
+    found = soft_cross_entropy(logits, mask, ignore_index, weights)
+    torch.testing.assert_close(found, summed / mask.numel(), rtol=1e-9, atol=1e-12)
+
+
+def test_class_weights_of_the_objective() -> None:
+    output, mask = make()
+    weights = [1.0, 0.5, 0.0, 2.0, 3.0]
+    terms = D2LSLoss(255, class_weights=weights)(output, mask)
+    plain = D2LSLoss(255)(output, mask)
+    assert output.static_logits is not None
+    auxiliary = 0.4 * soft_cross_entropy(output.static_logits, mask, 255, torch.tensor(weights))
+    torch.testing.assert_close(terms["auxiliary"], auxiliary)
+    torch.testing.assert_close(
+        terms["cross_entropy"], soft_cross_entropy(output.logits, mask, 255, torch.tensor(weights))
+    )
+    torch.testing.assert_close(terms["dice"], plain["dice"])
+    ones = D2LSLoss(255, class_weights=[1.0] * 5)
+    torch.testing.assert_close(ones(output, mask)["loss"], plain["loss"])
+    assert not ones.state_dict(), "older checkpoints load"
+
+
+@pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, math.nan], [0.0, 0.0]])
+def test_senseless_class_weights_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ConfigError, match="class_weights"):
+        D2LSLoss(255, class_weights=weights)
+
+
+def test_another_number_of_class_weights_names_both() -> None:
+    output, mask = make(classes=5)
+    with pytest.raises(ConfigError, match=r"class_weights.* 3 .* 5 classes"):
+        D2LSLoss(255, class_weights=[1.0, 1.0, 1.0])(output, mask)

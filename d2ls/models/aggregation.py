@@ -32,12 +32,13 @@ class Aggregation(nn.Module):
         # A linear map of a concatenation is a sum of linear maps, and linear maps commute with resizing: each level
         # goes straight to its share of the result at its own size, in one product (merge_i embed_i).
         slices = self.merge.weight.chunk(len(maps), dim=1)[::-1]
+        bias = self.merge(torch.cat(tuple(embed.get_parameter("bias") for embed in self.embed)[::-1]))
         # In place where no gradient is due: for one, autograd would copy more than that saves.
         add = torch.Tensor.add if torch.is_grad_enabled() else torch.Tensor.add_
         result = None
         for level, embed, merge in zip(maps, self.embed, slices, strict=True):
-            weight, bias = embed.get_parameter("weight"), embed.get_parameter("bias")
-            share = F.linear(level.permute(0, 2, 3, 1), merge @ weight, merge @ bias)
+            weight = merge @ embed.get_parameter("weight")
+            share = F.linear(level.permute(0, 2, 3, 1), weight, bias if result is None else None)
             result = share if result is None else add(result, _resize(share, size))
         assert result is not None
         return result
@@ -45,5 +46,17 @@ class Aggregation(nn.Module):
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of a channels-last map (B, h, w, C) to `size`."""
+    if torch.are_deterministic_algorithms_enabled() and x.device.type != "cpu":
+        return resize_by_products(x, size)
     resized = F.interpolate(x.permute(0, 3, 1, 2), size=tuple(size), mode="bilinear", align_corners=False)
     return resized.permute(0, 2, 3, 1)
+
+
+def resize_by_products(x: Tensor, size: Sequence[int]) -> Tensor:
+    """`_resize` as two matrix products: an accelerator's own kernel sorts where its gradient must be deterministic."""
+    rows, columns = (
+        F.interpolate(torch.eye(old, device=x.device)[None], new, mode="linear", align_corners=False)[0].T.to(x.dtype)
+        for old, new in zip(x.shape[1:3], size, strict=True)
+    )
+    wide = columns @ x  # (B, h, W, C)
+    return (rows @ wide.flatten(2)).unflatten(-1, wide.shape[2:])

@@ -147,8 +147,6 @@ class DynamicDictionaryLearning(nn.Module):
         """Logits at full resolution from the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
         if self.dictionary is None:
             return D2LSOutput(self.head(pixels))
-        if torch.is_autocast_enabled(kind := pixels.device.type):  # every product would round them anyway
-            pixels = pixels.to(torch.get_autocast_dtype(kind))
         code = None if self.position is None else self.position(*pixels.shape[1:3]).to(pixels.dtype)
         decode = partial(self._decode, pixels=pixels, code=code)
         if self.dictionary.kind != "dynamic":

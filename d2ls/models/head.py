@@ -28,7 +28,7 @@ class PixelUpsampler(nn.Module):
         cells = pixels.unflatten(-1, (-1, 4, 4)).transpose(-1, -3).contiguous()  # (B, H, W, s1, s2, C/16)
         # The norm over the C/4 channels of the half-resolution pixel s1 is one over (s2, c): reorder its weights.
         weight, bias = (x.unflatten(0, (-1, 4)).T for x in (self.norm.weight, self.norm.bias))
-        cells = F.layer_norm(cells, cells.shape[-2:], weight, bias, NORM_EPS)
+        cells = F.layer_norm(cells.to(weight.dtype), cells.shape[-2:], weight, bias, NORM_EPS)
         blocks = F.gelu(F.gelu(cells)).unflatten(-2, (2, 2)).unflatten(-4, (2, 2))  # B, h, w, y1, x1, y2, x2, C/16
         return blocks.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4, 6).flatten(1, 3)
 

@@ -21,13 +21,14 @@ class PositionCode(nn.Module):
 
     def forward(self, height: int, width: int) -> Tensor:
         """Codes (height * width, C) of the cells of a map, row by row, in float32 at least."""
-        matrix = self.gaussian.to(torch.promote_types(self.gaussian.dtype, torch.float32))
-        # The phase is linear in (x, y): sine and cosine of the columns and of the rows are enough.
+        matrix = 2 * math.pi * self.gaussian.to(max(self.gaussian.dtype, torch.float32, key=lambda x: x.itemsize))
+        # The phase is linear in (x, y): sines and cosines of the columns and of the rows are enough. Centres of n cells
+        # lie at (2 i + 1 - n) / n in [-1, 1].
         x, y = (
-            2 * math.pi * torch.outer((2 * torch.arange(n, device=matrix.device, dtype=matrix.dtype) + 1) / n - 1, axis)
+            torch.outer(torch.arange(1 - n, n, 2, device=matrix.device, dtype=matrix.dtype) / n, axis)
             for n, axis in zip((width, height), matrix, strict=True)
         )
-        y = y.unsqueeze(1)
-        sine = x.sin() * y.cos() + x.cos() * y.sin()
-        cosine = x.cos() * y.cos() - x.sin() * y.sin()
+        sin_x, cos_x, sin_y, cos_y = x.sin(), x.cos(), y.sin().unsqueeze(1), y.cos().unsqueeze(1)
+        sine = torch.addcmul(sin_x * cos_y, cos_x, sin_y)
+        cosine = torch.addcmul(cos_x * cos_y, sin_x, sin_y, value=-1)
         return torch.cat([sine, cosine], dim=-1).flatten(0, 1)

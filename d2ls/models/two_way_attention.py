@@ -61,12 +61,14 @@ class TokenToImageAttention(Attention):
 
         sum_i a_i (W_v p_i + b) = W_v (sum_i a_i p_i) + b, as the a_i sum to 1: pixels are averaged, then projected.
         """
-        by_head, weight = average.unflatten(1, (-1, HEADS)), self.value.weight.unflatten(0, (HEADS, -1))
-        return self.output(torch.einsum("bnhc,hdc->bnhd", by_head, weight).flatten(2) + self.value.bias)
+        weight, bias = (x.unflatten(0, (HEADS, -1)) for x in (self.value.weight, self.value.bias))
+        by_head = average.to(weight.dtype).unflatten(1, (-1, HEADS)).flatten(0, 1).transpose(0, 1)  # (HEADS, B * N, C)
+        values = torch.baddbmm(bias.unsqueeze(1), by_head, weight.transpose(1, 2))
+        return self.output(values.transpose(0, 1).flatten(1).unflatten(0, (len(average), -1)))
 
 
 class FoldedKeyValue(NamedTuple):
-    """Entries as the pixels meet them without being projected: softmax(p . keys + constant) @ values.
+    """Entries as the pixels meet them without being projected: softmax(p . keys + constant) . values.
 
     Attributes:
         keys: (B, N * HEADS, C).
@@ -78,14 +80,14 @@ class FoldedKeyValue(NamedTuple):
     constant: Tensor
     values: Tensor
 
-    def attend(self, query: Tensor) -> Tensor:
-        """Attend from pixels (B, S, C), a softmax over the N entries in each head: (B, S, C)."""
+    def attend(self, pixels: Tensor, query: Tensor) -> Tensor:
+        """Pixels (B, S, C) plus what `query`, (B, S, C), attends to, a softmax over the N entries in each head."""
         scores = torch.baddbmm(self.constant, query, self.keys.transpose(1, 2)).unflatten(-1, (-1, HEADS))
-        return scores.softmax(dim=-2).flatten(-2) @ self.values
+        return torch.baddbmm(pixels, scores.softmax(dim=-2).flatten(-2), self.values)
 
 
 class ImageToTokenAttention(Attention):
-    """Attention from pixels to dictionary entries, and the norm behind it.
+    """Attention from pixels to dictionary entries, with residual and norm.
 
     Args:
         width: embedding width C.
@@ -95,11 +97,13 @@ class ImageToTokenAttention(Attention):
         super().__init__(width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend from pixels (B, S, C) to entries (B, N, C): (B, S, C)."""
-        if not self.is_folded(key.shape[1]):
-            return super().forward(query, key, value)
-        return self.fold(key, value).attend(query)
+    def forward(self, pixels: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # type: ignore[override]
+        """LN(pixels + attention from `query` to entries): (B, S, C) of pixels (B, S, C) and entries (B, N, C)."""
+        if self.is_folded(key.shape[1]):
+            total = self.fold(key, value).attend(pixels, query)
+        else:
+            total = pixels + super().forward(query, key, value)
+        return self.norm(total.to(self.norm.weight.dtype)).to(pixels.dtype)  # norms keep their own precision
 
     def fold(self, key: Tensor, value: Tensor) -> FoldedKeyValue:
         """Fold this attention's projections into entries, keys (B, N, C) and values (B, N, C)."""
@@ -108,7 +112,8 @@ class ImageToTokenAttention(Attention):
         constant = torch.einsum("bhnd,hd->bnh", keys, self.query.bias.unflatten(0, (HEADS, -1))).flatten(1)
         # W_o (sum_n a_n v_n) + b = sum_n a_n (W_o v_n) + b. The a_n of a head sum to 1: each head takes a share of b.
         weight = self.output.weight.unflatten(1, (HEADS, -1))
-        values = torch.einsum("bhnd,chd->bnhc", _split(self.value(value)), weight) + self.output.bias / HEADS
+        values = torch.einsum("bhnd,chd->bnhc", _split(self.value(value)), weight)
+        values = torch.add(values, self.output.bias, alpha=1 / HEADS).to(values.dtype)
         return FoldedKeyValue(_into_heads(keys, self.query.weight), constant.unsqueeze(1), values.flatten(1, 2))
 
 
@@ -123,7 +128,7 @@ def average_pixels(queries: Tensor, key: Tensor, value: Tensor) -> Tensor:
     queries = queries.unsqueeze(1).expand(-1, parts, -1, -1)
     scores = (queries @ key.transpose(2, 3)).transpose(1, 2)  # (B, M, P, S / P)
     attention = scores.flatten(2).softmax(dim=-1).view_as(scores).transpose(1, 2)
-    return (attention @ value).sum(dim=1, dtype=torch.promote_types(value.dtype, torch.float32))
+    return (attention @ value).sum(dim=1, dtype=max(value.dtype, torch.float32, key=lambda x: x.itemsize))
 
 
 def is_recorded() -> bool:
@@ -193,9 +198,10 @@ class TwoWayAttention(nn.Module):
             Tokens (B, N, C) and pixels (B, HW, C), both layer-normalised.
         """
         t, p, t0 = tokens, pixels, tokens
-        coded = p + code
+        coded_t, coded_p = t + t0, p + code
         for stage in self.stages:
-            t = stage.token_norm(t + stage.token_to_image_attn(t + t0, coded, p))
-            p = stage.image_to_token_attn.norm(p + stage.image_to_token_attn(coded, t + t0, t)).to(pixels.dtype)
-            coded = p + code
-        return self.final_norm(t + self.final_attn(t + t0, coded, p)), p
+            t = stage.token_norm(t + stage.token_to_image_attn(coded_t, coded_p, p))
+            coded_t = t + t0
+            p = stage.image_to_token_attn(p, coded_p, coded_t, t)
+            coded_p = p + code
+        return self.final_norm(t + self.final_attn(coded_t, coded_p, p)), p

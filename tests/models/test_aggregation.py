@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from d2ls.models.aggregation import Aggregation
+from d2ls.models.aggregation import Aggregation, resize_by_products
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -58,3 +58,16 @@ def test_every_level_counts(level):
     before = part(maps)
     maps[level] = maps[level] + 1
     assert not torch.allclose(before, part(maps))
+
+
+@settings(max_examples=20, deadline=None)
+@given(old=sizes, new=sizes, seed=st.integers(0, 2**16))
+def test_resize_by_products_is_torchs(old, new, seed):
+    """Values and gradients of the resize that is deterministic on every device."""
+    torch.manual_seed(seed)
+    x = torch.randn(2, *old, 3, requires_grad=True)
+    expected = F.interpolate(x.permute(0, 3, 1, 2), size=new, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+    found, weight = resize_by_products(x, new), torch.randn_like(expected)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    gradients = (torch.autograd.grad((y * weight).sum(), x) for y in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
