@@ -4,6 +4,7 @@
     python benchmarks/model.py --backbone convnext_base --batch 1
     python benchmarks/model.py --grow                              cost over image size and number of entries
     python benchmarks/model.py --count                             parameters and multiply-adds of the shipped configs
+    python benchmarks/model.py --kernels --backbone convnext_base --batch 8    kernels of a step on an accelerator
 
 Three contenders take turns in one process: the backbone alone (the limit), the network with its loss, and the
 transcription of both in tests/naive.py with the same weights, whose outputs are compared first. Peak memory is that of
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.kernel_count import count as count_of
 from d2ls.cli.common import parser, run_main
 from d2ls.config import load_config
 from d2ls.errors import ConfigError
@@ -57,8 +60,9 @@ class Case:
         self.device = torch.device(options.device)
         self.precision = options.precision
         self.net = DynamicDictionaryLearning(
-            options.backbone, options.classes, num_entries=options.entries, stages=options.stages, drop_path_rate=0.0
-        ).to(self.device)
+            options.backbone, options.classes, num_entries=options.entries, stages=options.stages, drop_path_rate=0.0,
+            memory_efficient=False if options.plain_decoder else "auto",
+        ).to(self.device)  # fmt: skip
         network = torch.compile(self.net) if options.compile else self.net
         self.modules: dict[str, nn.Module] = {
             "backbone": self.net.backbone,
@@ -98,7 +102,9 @@ class Case:
 
     def _autocast(self) -> Any:
         kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
-        return torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None)
+        if kind is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, kind)
 
     def wait(self) -> None:
         """Let the device finish."""
@@ -235,6 +241,22 @@ def _multiply_adds(net: nn.Module, height: int, width: int) -> int:
     return int(counter.get_total_flops() // 2)
 
 
+def count_kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Kernels, bytes and host waits of each contender on the meta device, which takes an accelerator's paths."""
+    case = Case(argparse.Namespace(**{**vars(options), "device": "meta", "compile": False, "precision": "32-true"}))
+    result: dict[str, Any] = {}
+    for step in options.steps:
+        run = case.train if step == "training" else case.evaluate
+        result[step] = {name: count_of(partial(run, name)) for name in CONTENDERS}
+        table = Table(title=f"{step} in float32 on an accelerator", title_justify="left")
+        for heading in ("", "kernels", "GB moved", "host waits"):
+            table.add_column(heading, justify="left" if not heading else "right")
+        for name, found in result[step].items():
+            table.add_row(name, f"{found['kernels']:.0f}", f"{found['gigabytes']:.1f}", f"{found['host waits']:.0f}")
+        console.print(table)
+    return result
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and measure."""
     command = parser(str(__doc__))
@@ -250,6 +272,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--keep-memory", action="store_true", help="keep freed memory, as train.py does on a CPU")
     command.add_argument("--grow", action="store_true", help="cost over image size and number of entries")
     command.add_argument("--count", action="store_true", help="parameters and multiply-adds of the shipped configs")
+    command.add_argument("--kernels", action="store_true", help="kernels of an evaluation and a step; needs no device")
+    command.add_argument(
+        "--plain-decoder", action="store_true", help="memory_efficient=False: the decoder that an accelerator runs"
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     command.add_argument("--memory-of", nargs=2, metavar=("CONTENDER", "STEP"), help=argparse.SUPPRESS)
     options = command.parse_args(arguments)
@@ -264,6 +290,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if options.count:
         result: Any = count(console)
+    elif options.kernels:
+        result = count_kernels(options, console)
     elif options.grow:
         result = grow(options, console)
     else:

@@ -118,6 +118,9 @@ SETTINGS: dict[str, Setting] = {
     "checkpoint_backbone": Setting(
         (bool,), False, "compute the backbone's maps again in the backward pass instead of keeping them: less memory"
     ),
+    "memory_efficient": Setting(
+        (bool, str), "auto", "decoder in row chunks, with less memory: True, False or auto (on a CPU alone)"
+    ),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
     "loggers": Setting((tuple, list), (), "logs beside the CSV one: tensorboard, wandb, mlflow, or Lightning objects"),
     "callbacks": Setting((tuple, list), (), "early_stopping, or Lightning objects"),

@@ -8,6 +8,7 @@ import torch
 
 from d2ls.config import load_config
 from d2ls.errors import ConfigError
+from d2ls.models import streaming
 from d2ls.training.trainer import train
 from tests.tiny import write_config
 
@@ -49,3 +50,15 @@ def test_a_foreign_network_has_no_backbone_to_checkpoint() -> None:
     config = write_config(Path(), after="\nimport torch\n\nnet = torch.nn.Conv2d(3, 6, 1)\n")
     with pytest.raises(ConfigError, match="checkpoint_backbone=True: a Conv2d"):
         train(load_config(config, {"checkpoint_backbone": True}))
+
+
+def test_the_plain_decoder_trains_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "decode", pytest.fail)
+    trainer = train(load_config("tiny.py", {"max_epoch": 1, "memory_efficient": False}))
+    assert trainer.callback_metrics["train_loss_epoch"].isfinite()
+
+
+def test_a_foreign_network_has_one_decoder_only() -> None:
+    config = write_config(Path(), after="\nimport torch\n\nnet = torch.nn.Conv2d(3, 6, 1)\n")
+    with pytest.raises(ConfigError, match="memory_efficient=False: a Conv2d"):
+        train(load_config(config, {"memory_efficient": False}))

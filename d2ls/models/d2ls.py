@@ -82,7 +82,7 @@ class DynamicDictionaryLearning(nn.Module):
     ) -> None:
         super().__init__()
         num_entries = num_classes if num_entries is None else num_entries
-        _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head, memory_efficient)
+        _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head)
         # A checkpoint builds the network again from these; weights and the way to compute are no part of it.
         self.arguments: dict[str, Any] = {
             "backbone": backbone,
@@ -99,7 +99,7 @@ class DynamicDictionaryLearning(nn.Module):
             "freeze_backbone": freeze_backbone,
         }
         self.num_classes = num_classes
-        self.memory_efficient = memory_efficient
+        self.set_memory_efficient(memory_efficient)
         self.register_load_state_dict_pre_hook(_rename_old_tensors)
         self.backbone = Backbone(
             backbone,
@@ -122,6 +122,15 @@ class DynamicDictionaryLearning(nn.Module):
             self.position = PositionCode(width)
             self.interaction = TwoWayAttention(width, stages)
         self.head = DictionaryHead(width, num_entries, num_classes)
+
+    def set_memory_efficient(self, way: bool | str) -> None:
+        """Choose how the decoder is computed, by the constructor's `memory_efficient`.
+
+        Raises:
+            ConfigError: it is none of True, False and "auto".
+        """
+        _check_choice("memory_efficient", way, ("auto", True, False))
+        self.memory_efficient = way
 
     def forward(self, image: Tensor) -> Tensor | D2LSOutput:
         """Segment an image batch.
@@ -211,14 +220,7 @@ def _rename_old_tensors(module: nn.Module, state: dict[str, Any], prefix: str, *
 
 
 def _check_options(
-    num_classes: int,
-    num_entries: int,
-    stages: int,
-    width: int,
-    in_channels: int,
-    dictionary: str,
-    head: str,
-    memory_efficient: object,
+    num_classes: int, num_entries: int, stages: int, width: int, in_channels: int, dictionary: str, head: str
 ) -> None:
     for name, value, least in (
         ("num_classes", num_classes, 1),
@@ -232,10 +234,10 @@ def _check_options(
         raise ConfigError(
             f"width={width}: expected a multiple of {2 * HEADS} ({HEADS} heads share C/2; the head makes C/16)."
         )
-    for name, text, choices in (
-        ("dictionary", dictionary, get_args(DictionaryKind)),
-        ("head", head, ("dictionary", "conv")),
-        ("memory_efficient", memory_efficient, ("auto", True, False)),
-    ):
-        if text not in choices:
-            raise ConfigError(f"{name}={text!r}: expected one of {', '.join(map(repr, choices))}.")
+    _check_choice("dictionary", dictionary, get_args(DictionaryKind))
+    _check_choice("head", head, ("dictionary", "conv"))
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}.")

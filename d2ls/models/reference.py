@@ -96,6 +96,12 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
             f"{len(foreign)} backbone tensors of the reference checkpoint have no place in this network's backbone "
             f"(first: {foreign[0]}). Check that `backbone` is the one of the run that wrote it."
         )
+    if "decoder.output_head.weight" in left_out:
+        raise CheckpointError(
+            "the reference checkpoint has an output head, decoder.output_head.weight of shape "
+            f"{tuple(tensors['decoder.output_head.weight'].shape)}, that this network lacks: set head='conv', or "
+            "num_entries to the number of entries of that run."
+        )
     # Batch counters count steps and play no part in the output.
     missing = [name for name in target if name not in loaded and not name.endswith("num_batches_tracked")]
     if missing:

@@ -21,6 +21,7 @@ from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.distributed import average
 from d2ls.errors import ConfigError, D2LSError, DataError
 from d2ls.metrics import Scores, SegmentationMetrics
+from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import resume_schedule
 from d2ls.training.distributed import is_lost_connection
 from d2ls.training.non_finite import SkippedBatches, StepLoss
@@ -98,10 +99,17 @@ class SegmentationModule(pl.LightningModule):
         """The module of a config.
 
         Raises:
-            ConfigError: `checkpoint_backbone=True` with a network that cannot do it.
+            ConfigError: `checkpoint_backbone` or `memory_efficient` with a network that cannot do it.
         """
         if settings.checkpoint_backbone:
             _checkpoint_backbone(settings.net)
+        if settings.memory_efficient != "auto":
+            if not isinstance(settings.net, DynamicDictionaryLearning):
+                raise ConfigError(
+                    f"memory_efficient={settings.memory_efficient!r}: a {type(settings.net).__name__} has one decoder "
+                    "only. Leave this setting out."
+                )
+            settings.net.set_memory_efficient(settings.memory_efficient)
         if settings.compile:
             settings.net.compile()
         return cls(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ls.errors import ConfigError
 from d2ls.models import DynamicDictionaryLearning, streaming
 
 
@@ -111,3 +112,11 @@ def test_little_is_kept_for_the_backward_pass():
 def _keep(saved, tensor):
     saved[id(tensor)] = tensor
     return tensor
+
+
+def test_the_setting_reaches_the_network():
+    net = DynamicDictionaryLearning("test_convnext", 3, stages=1, width=32, memory_efficient=False)
+    net.set_memory_efficient(True)
+    assert net.memory_efficient is True
+    with pytest.raises(ConfigError, match=r"memory_efficient='never'.*'auto'"):
+        net.set_memory_efficient("never")

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torchvision
 
+from d2ls.errors import CheckpointError
 from d2ls.losses import D2LSLoss
 from d2ls.models import DynamicDictionaryLearning, load_reference_weights
 from d2ls.models.reference import _ours
+from tests.naive import NaiveD2LS
 from tests.parity import cases
 
 FOLDER = Path(__file__).parent
@@ -135,6 +137,39 @@ def test_static_network():
     check_evaluation(net, case, arrays)
     switched_off = {n for n in state if n.startswith(("decoder.token.token_mlp.", "decoder.feature_modulator."))}
     assert switched_off < set(left_out)
+
+
+@pytest.mark.parametrize("head", ["conv", "linear"])
+def test_output_heads_of_the_ablations(head):
+    """No numbers of these are shipped: their tensors arrive, and the network computes what the transcription does."""
+    classes, entries = 4, 6
+    state = reference_state(entries=entries)
+    shape = (classes, 16, 1, 1) if head == "conv" else (classes, entries)
+    output = {"weight": shape, "bias": (classes,)}
+    state |= {
+        f"decoder.output_head.{name}": torch.as_tensor(cases.weights(f"decoder.output_head.{name}", size))
+        for name, size in output.items()
+    }
+    options = {"num_entries": entries}
+    if head == "conv":
+        options = {"head": "conv"}
+        state = {name: tensor for name, tensor in state.items() if "output_hypernetwork_mlps" not in name}
+    net = DynamicDictionaryLearning("convnext_tiny", classes, drop_path_rate=0, **options)
+    left_out = load_reference_weights(net, state)
+    assert not [name for name in left_out if name.startswith(("decoder.output_head.", "backbone.", "aggregator"))]
+    part = net.head.classify if head == "conv" else net.head.entries_to_classes
+    assert torch.equal(part.weight, state["decoder.output_head.weight"].reshape(part.weight.shape))
+    assert torch.equal(part.bias, state["decoder.output_head.bias"])
+    image = torch.from_numpy(cases.image(3, (1, 3, 64, 96)))
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(image), NaiveD2LS(net).eval()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_an_output_head_that_has_no_counterpart_is_refused():
+    state = reference_state() | {"decoder.output_head.weight": torch.zeros(4, 6)}
+    net = DynamicDictionaryLearning("convnext_tiny", 6, drop_path_rate=0)
+    with pytest.raises(CheckpointError, match=r"decoder\.output_head\.weight.*num_entries"):
+        load_reference_weights(net, state)
 
 
 def test_nothing_lost_and_nothing_counted_twice():
