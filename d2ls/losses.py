@@ -5,7 +5,7 @@ of the logits' size is kept for the backward pass but the logits themselves.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ DICE_SMOOTHING = 0.05
 CONTRASTIVE_EPSILON = 1e-6
 
 
-@runtime_checkable
 class TrainingOutput(Protocol):
     """Output of a network in training."""
 
@@ -311,7 +310,7 @@ def _parts(output: TrainingOutput | Tensor) -> tuple[Tensor, Tensor | None, Tens
     """Main logits, static logits and dictionary, the latter two where there are any."""
     if isinstance(output, Tensor):
         return output, None, None
-    if isinstance(output, TrainingOutput):
+    if all(hasattr(output, name) for name in ("logits", "static_logits", "dictionary")):
         return output.logits, output.static_logits, output.dictionary
     raise TypeError(
         f"D2LSLoss got a {type(output).__name__}; expected a logits tensor (B, K, H, W) or an output with the "
