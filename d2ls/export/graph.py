@@ -89,7 +89,8 @@ def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> 
             backbone = getattr(net, "arguments", {}).get("backbone")
             raise ConfigError(
                 f"backbone={backbone!r} cannot be exported for every image size ({type(error).__name__}: "
-                f"{next(iter(str(error).splitlines()), '')}). Known to work: ConvNeXt, ResNet, EfficientNet, Swin."
+                f"{next(iter(str(error).splitlines()), '')}). Known to work: ConvNeXt, ResNet, EfficientNet, Swin, "
+                "ViT. A file of one tile (--qgis) needs no other size."
             ) from error
     return _without_assertions(program)
 

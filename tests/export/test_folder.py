@@ -1,5 +1,6 @@
 """Model folders: the same network back, facts kept, disagreements named, and the hub without a network."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from d2ls.checkpoint import load_weights, read_checkpoint
 from d2ls.cli.common import run_main
 from d2ls.cli.export import main
+from d2ls.cli.predict import main as predict_main
+from d2ls.cli.train import main as train_main
+from d2ls.config import load_config
 from d2ls.data.sets import vaihingen
 from d2ls.errors import CheckpointError, ConfigError
 from d2ls.export.facts import ModelFacts, read_scores
@@ -185,3 +189,22 @@ def test_no_network_says_what_to_do(folder: Path) -> None:
         from_pretrained("somebody/roofs")
     with pytest.raises(CheckpointError, match=r"somebody/roofs: cannot be uploaded.*hf auth login"):
         push_to_hub(folder, "somebody/roofs")
+
+
+def test_commands_take_a_folder(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A training run starts from it, test and predict run it."""
+    config = write_config(run_folder, name="first.py")
+    first = load_config(config)
+    facts = ModelFacts(arguments=first.net.arguments, spec=vaihingen.SPEC)
+    write_folder(first.net, facts, run_folder / "model")
+    start = {name: tensor.clone() for name, tensor in first.net.state_dict().items()}
+    settings = load_config(write_config(run_folder, after='pretrained_ckpt_path = "model"\n'))
+    load_weights(settings.net, read_checkpoint(settings.pretrained_ckpt_path))
+    assert all(torch.equal(tensor, start[name]) for name, tensor in settings.net.state_dict().items())
+    assert run_main(train_main, ["-c", str(settings.path), "max_epoch=1", "lr=1e-6"]) == 0
+    trained = read_checkpoint(run_folder / "model_weights" / "vaihingen" / "tiny" / "tiny.ckpt")
+    assert all(torch.allclose(trained.weights[name], start[name], atol=1e-3) for name in ("dictionary.table",))
+    assert run_main(importlib.import_module("test_vaihingen").main, ["-w", "model", "-o", "masks"]) == 0
+    image = next(iter(vaihingen.test().pairs)).image
+    assert run_main(predict_main, ["-w", "model", "-i", str(image), "-o", "maps"]) == 0
+    assert list((run_folder / "maps").iterdir())
