@@ -1,4 +1,4 @@
-"""What a process does with memory that it has freed."""
+"""Memory that the allocator of glibc retains once it is freed."""
 
 import ctypes
 import os
@@ -9,18 +9,18 @@ _MAPS = 65536  # blocks that may be mapped: glibc's default, which a parent may 
 
 
 def keep_freed_memory(most: int | None = None) -> bool:
-    """Ask glibc to keep freed memory for the next allocation in the place of returning it to the system.
+    """Ask glibc to retain freed memory for the next allocation instead of returning it to the system.
 
     A training step or a test image on a CPU frees and asks for gigabytes in blocks of some megabytes. glibc maps such
     blocks anew each time, and the system clears each page when it is first touched: on a virtual machine that can cost
     more than the arithmetic. The process then stays near its peak of memory until it ends.
 
     Args:
-        most: bytes that are kept, for processes of which there are many; None keeps all.
+        most: bytes that are retained, for processes of which there are many; None: all.
 
     Returns:
         Whether it was asked: not where the C library has no such setting (it is not glibc), or where an environment
-        variable MALLOC_* or GLIBC_TUNABLES says what is wanted.
+        variable MALLOC_* or GLIBC_TUNABLES configures the allocator.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
