@@ -185,13 +185,14 @@ def normalise(image: Pixels, spec: DatasetSpec | None = None) -> NDArray[np.floa
     Raises:
         ConfigError: the spec has no mean and standard deviation.
     """
-    factor, offset = (_IMAGENET if spec is None else spec).scale_and_offset()
+    spec = _IMAGENET if spec is None else spec
     values = np.empty((image.shape[2], *image.shape[:2]), np.float32)
     if image.dtype == np.uint8:
-        levels = np.arange(256, dtype=np.float32) * factor[:, None] + offset[:, None]
+        levels = _levels(spec)
         for band, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, levels[band], dst=values[band])
         return values
+    factor, offset = spec.scale_and_offset()
     np.multiply(image.transpose(2, 0, 1), factor[:, None, None], out=values)
     values += offset[:, None, None]
     return values
@@ -228,6 +229,13 @@ def _check_pipeline(pipeline: Any) -> None:
                 f"augment has {type(part).__name__}: scaling, normalisation (mean and std of the DatasetSpec) and the "
                 "conversion to a tensor come after it in any case. Leave it out."
             )
+
+
+@lru_cache(maxsize=4)
+def _levels(spec: DatasetSpec) -> NDArray[np.float32]:
+    """The normalised value of each level of each band, (bands, 256)."""
+    factor, offset = spec.scale_and_offset()
+    return np.arange(256, dtype=np.float32) * factor[:, None] + offset[:, None]
 
 
 @lru_cache(maxsize=4)

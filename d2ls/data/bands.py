@@ -53,7 +53,7 @@ def match_stacks(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
 
 def is_picture(path: Path, spec: DatasetSpec) -> bool:
     """Whether an image is one file of 8-bit RGB, which `d2ls.data.io` reads."""
-    return spec.is_rgb8 and len(stack_files(path)) == 1
+    return spec.is_rgb8 and ("{" not in str(path) or len(stack_files(path)) == 1)
 
 
 def read_size(path: Path, spec: DatasetSpec) -> tuple[int, int]:

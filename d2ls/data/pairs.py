@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from d2ls.data.io import SUFFIXES
+from d2ls.data.io import SUFFIXES, read_kind
 from d2ls.errors import DataError
 
 OTHER_SUFFIXES = (
@@ -118,7 +118,14 @@ def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> No
         DataError: names both and their sizes.
     """
     if image[:2] != mask[:2]:
+        advice = "Image and mask must have one size: make both again from the same original."
+        photograph = pair.image.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+        if image[:2] == mask[1::-1] and photograph and (found := read_kind(pair.image).orientation) > 4:
+            advice = (
+                f"The photograph is stored lying down and is read upright (EXIF orientation {found}), as programs show "
+                "it; the mask was made for the stored pixels. Rotate the mask, or make it again."
+            )
         raise DataError(
             f"{pair.mask}: {mask[1]} x {mask[0]} pixels, but its image {pair.image.name} has {image[1]} x {image[0]}. "
-            "Image and mask must have one size: make both again from the same original."
+            f"{advice}"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from d2ls.data import io as files
 from d2ls.data.augment import Augmentation, normalise, normalise_batch
@@ -135,3 +136,18 @@ def test_a_pipeline_of_albumentations_is_part_of_the_sample(tmp_path: Path) -> N
         assert torch.equal(sample["mask"], again["mask"])
         changed += not torch.equal(sample["image"], plain[SampleRequest(0, seed)]["image"])
     assert 3 <= changed < 12
+
+
+def test_a_mask_of_the_unrotated_photograph_is_told(tmp_path: Path) -> None:
+    """Cameras store photographs lying down; images are read upright, as annotation programs show them."""
+    (tmp_path / "m").mkdir()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "x.jpg", exif=exif)
+    pair = Pair(tmp_path / "x.jpg", tmp_path / "m" / "x.png", "x")
+    files.write_png(pair.mask, labels(30, 20, 0))
+    dataset = SegmentationDataset(SPEC, lambda: [pair])
+    assert dataset[0]["image"].shape == (3, 30, 20)
+    files.write_png(pair.mask, labels(20, 30, 0))
+    with pytest.raises(DataError, match=r"m/x.png: 30 x 20 .*x.jpg has 20 x 30.*orientation 6"):
+        dataset[0]
