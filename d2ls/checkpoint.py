@@ -181,6 +181,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def _read_folder(folder: Path) -> Checkpoint:
     """Read `model.safetensors` and `config.json`; entries that this version does not know stay in `facts`."""
     path = folder / FOLDER_CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weight file {folder}: it is a folder without {FOLDER_CONFIG}. Expected a checkpoint, or a model folder "
+            "that tools/export_model.py wrote."
+        )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         architecture, arguments, dataset = facts["architecture"], facts["model_args"], facts["dataset"]
