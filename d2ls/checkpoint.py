@@ -183,7 +183,7 @@ def _read_folder(folder: Path) -> Checkpoint:
     path = folder / FOLDER_CONFIG
     if not path.is_file():
         raise CheckpointError(
-            f"no weight file {folder}: it is a folder without {FOLDER_CONFIG}. Expected a checkpoint, or a model folder "
+            f"no weight file {folder}: a folder without {FOLDER_CONFIG}. Expected a checkpoint, or a model folder "
             "that tools/export_model.py wrote."
         )
     try:
