@@ -177,8 +177,11 @@ def test_balanced_class_weights_are_counted_once() -> None:
     given = load_config(path, {"class_weights": (1, 3)})
     train(given)
     assert given.loss.given == [1, 3]
+    ours = load_config(own(), {"class_weights": "balanced"})
+    train(ours)
+    assert ours.loss.class_weights.tolist() == pytest.approx(1 / (2 * shares))
     with pytest.raises(ConfigError, match=r"class_weights has 3 values, num_classes=2"):
-        train(load_config(path, {"class_weights": (1, 2, 3)}))
+        train(load_config("own.py", {"class_weights": (1, 2, 3)}))
 
 
 def test_every_header_is_read_before_the_first_step() -> None:
