@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, RasterioError
 from rasterio.windows import Window
 
 from d2ls.data import io as files
 from d2ls.data.augment import to_dtype
+from d2ls.data.decode import open_tiff
 from d2ls.data.pairs import Pair, match
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -185,9 +185,8 @@ def _opened(path: Path) -> Iterator[list[Any]]:
             if not file.is_file() or file.suffix.lower() not in (".tif", ".tiff"):
                 found = "expected a TIFF: only 8-bit RGB is read from other kinds" if file.is_file() else "no such file"
                 raise DataError(f"{file}: {found}.")
-            with _naming(file), warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                dataset = stack.enter_context(rasterio.open(file, driver="GTiff"))
+            with _naming(file):
+                dataset = stack.enter_context(open_tiff(file))
             if ColorInterp.palette in dataset.colorinterp:
                 raise DataError(f"{file}: a palette; save the image with its colours or values as bands.")
             if datasets and dataset.shape != datasets[0].shape:

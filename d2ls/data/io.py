@@ -20,20 +20,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
-from rasterio.windows import Window
 
 from d2ls.data.decode import (
     GDAL_OPTIONS,
     MAX_PIXELS,
     as_bytes,
     by_pillow,
-    check_blocks,
     check_exact,
     check_size,
     checked,
     colour_header,
     decoded,
-    open_tiff,
     own,
     read_rgb,
     read_samples,
@@ -45,7 +42,7 @@ from d2ls.data.image_header import FormatError, Header, read_header
 from d2ls.errors import DataError
 
 __all__ = [
-    "MAX_PIXELS", "SUFFIXES", "Pixels", "read_bands", "read_colours", "read_image", "read_index", "read_kind",
+    "MAX_PIXELS", "SUFFIXES", "Pixels", "read_colours", "read_image", "read_index", "read_kind",
     "read_size", "read_window", "write_bytes", "write_png", "write_tiff",
 ]  # fmt: skip
 Pixels = NDArray[np.uint8]
@@ -152,37 +149,6 @@ def read_index(path: Path) -> Pixels:
             if header.kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
                 values = values // np.uint8(255 // (2**header.bits - 1))
         return own(values if values.dtype == np.uint8 else as_bytes(values))
-
-
-def read_bands(
-    path: Path, window: tuple[int, int, int, int] | None = None, bands: Sequence[int] | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Read bands of a TIFF in their own type.
-
-    Args:
-        path: the file.
-        window: top, left, height and width of a part, which must lie inside; None reads the whole.
-        bands: numbers of the bands, from 1; None reads all.
-
-    Returns:
-        Values, (bands, H, W), and where they are data, (H, W): by the nodata value, the mask or the alpha band.
-
-    Raises:
-        DataError: no TIFF, unreadable, damaged, or without such a band.
-    """
-    with reading(path) as file:
-        header = read_header(file)
-        if header.format != "tiff":
-            raise FormatError(f"a {header.format} file where a TIFF is expected")
-        if header.orientation != 1:
-            raise FormatError(f"orientation {header.orientation}: save the raster upright")
-        check_blocks(file, header)
-        with open_tiff(path) as raster:
-            wanted = list(bands) if bands is not None else list(raster.indexes)
-            if absent := [band for band in wanted if band not in raster.indexes]:
-                raise FormatError(f"no band {absent[0]}; the file has {raster.count}")
-            part = None if window is None else Window(window[1], window[0], window[3], window[2])
-            return raster.read(wanted, window=part), raster.dataset_mask(window=part) > 0
 
 
 def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> None:

@@ -459,9 +459,6 @@ def test_infrared_is_refused_whatever_the_compression(compression: str | None, t
         files.read_image(path)
     with pytest.raises(DataError, match="not opaque throughout"):
         files.read_window(path, 0, 0, 9, 9)
-    values, valid = files.read_bands(path)
-    assert np.array_equal(np.moveaxis(values, 0, -1), four)
-    assert valid.all()
 
 
 def test_uncompressed_ycbcr_is_refused(tmp_path: Path) -> None:
@@ -550,27 +547,3 @@ def test_masks_with_the_palette_of_their_classes(tmp_path: Path) -> None:
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), index)
         assert np.array_equal(np.asarray(image.convert("RGB"))[1:], np.array(palette, np.uint8)[index[1:]])
-
-
-@settings(max_examples=20)
-@given(data=st.data())
-def test_bands_of_any_type_by_window(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.mktemp("bands") / "x.tif"
-    dtype = data.draw(st.sampled_from(["uint8", "uint16", "int16", "float32"]))
-    shape = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40)))
-    values = np.random.default_rng(0).integers(0, 127, shape).astype(dtype)
-    values[:, :1, :1] = 99
-    profile = {"driver": "GTiff", "count": shape[0], "height": shape[1], "width": shape[2], "dtype": dtype}
-    with rasterio.open(path, "w", **profile, nodata=99, compress=data.draw(st.sampled_from([None, "lzw"]))) as raster:
-        raster.write(values)
-    top, left = data.draw(st.integers(0, shape[1] - 1)), data.draw(st.integers(0, shape[2] - 1))
-    height, width = data.draw(st.integers(1, shape[1] - top)), data.draw(st.integers(1, shape[2] - left))
-    bands = data.draw(st.lists(st.integers(1, shape[0]), min_size=1, max_size=4))
-    read, valid = files.read_bands(path, (top, left, height, width), bands)
-    expected = values[[band - 1 for band in bands], top : top + height, left : left + width]
-    assert read.dtype == dtype
-    assert np.array_equal(read, expected)
-    assert valid.shape == expected.shape[1:]
-    assert not (valid[:1, :1].any() and top == left == 0 and shape[0] == 1)
-    with pytest.raises(DataError, match=f"no band {shape[0] + 1}"):
-        files.read_bands(path, bands=[shape[0] + 1])
