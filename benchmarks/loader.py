@@ -1,13 +1,13 @@
-"""Training samples per second, against the straightforward order in which the ancestors make them.
+"""Training samples per second, against the straightforward order in which earlier tools (GeoSeg) make them.
 
     python benchmarks/loader.py                       the recipes of Vaihingen and LoveDA, 1 and 2 workers
     python benchmarks/loader.py --profile             where a sample's time goes
-    python benchmarks/loader.py --resize pillow       the plain side resizes with Pillow, as the ancestors do
+    python benchmarks/loader.py --resize pillow       the plain side resizes with Pillow, as earlier tools do
 
-Both sides read the same drawn 1024 px tiles through a DataLoader and draw from the same laws. The plain side decodes
+Both sides read the same synthetic 1024 px tiles through a DataLoader, of one distribution. The plain side decodes
 whole images, builds the whole mosaic, resizes it whole and then crops, up to ten times, counting all labels each time;
 it does so with OpenCV and albumentations. Patches are of two kinds: as OpenCV writes them by default, which the
-ancestors' tools leave it to (LZW TIFF), and as our split tools write them.
+earlier tools leave it to (LZW TIFF), and as our split tools write them.
 """
 
 import argparse
@@ -51,7 +51,7 @@ RECIPES: dict[str, tuple[ModuleType, tuple[str, ...]]] = {
     "vaihingen": (vaihingen, ("lzw", "ours")),
     "loveda": (loveda, ("png",)),
 }
-FORMS = {"lzw": "as the ancestors' tools leave them", "ours": "as our split tools write them", "png": "as published"}
+FORMS = {"lzw": "as earlier tools (GeoSeg) leave them", "ours": "as our split tools write them", "png": "as published"}
 SIDES = ("plain", "ours")
 STAGES = ("decode image", "decode mask", "mosaic", "resize", "crop", "augment", "normalise")
 
@@ -150,7 +150,7 @@ def measure(name: str, drawn: dict[str, list[Pair]], workers: int, options: argp
     for _ in range(options.repeats):
         for contender in running.values():
             contender.run()
-    ancestors = running["plain", forms[0]]
+    earlier = running["plain", forms[0]]
     return [
         {
             "recipe": name,
@@ -159,7 +159,7 @@ def measure(name: str, drawn: dict[str, list[Pair]], workers: int, options: argp
             "plain": running["plain", form].rate,
             "ours": running["ours", form].rate,
             "ours / plain": running["ours", form].times(running["plain", form]),
-            "ours / ancestors": running["ours", form].times(ancestors),
+            "ours / earlier tools": running["ours", form].times(earlier),
         }
         for form in forms
     ]
@@ -271,7 +271,7 @@ def tell(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
-    print('"ours / ancestors": against the plain order on the files of the recipe\'s first line')
+    print('"ours / earlier tools": against the plain order on the files of the recipe\'s first line')
 
 
 def tell_profile(rows: list[dict[str, Any]]) -> None:

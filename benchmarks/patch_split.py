@@ -5,7 +5,7 @@
 Both sides cut training patches (1024 px, stride 1024, three variants) of the same files with the same number of
 processes, end to end: reading, converting, cutting, writing. The plain side makes each variant of the colour tile, pads
 it, compares it with every class and writes patches as OpenCV does by default (LZW TIFF), the order in which the
-ancestors' tools work; the second plain side converts only once a tile. All masks are compared with ours.
+earlier tools work; the second plain side converts only once a tile. All masks are compared with ours.
 """
 
 import argparse

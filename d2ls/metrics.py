@@ -27,7 +27,7 @@ class ClassScores(TypedDict):
 
 
 class Scores(TypedDict):
-    """What a run scored; NaN where nothing was there to score."""
+    """Scores of a run; NaN where nothing was there to score."""
 
     mIoU: float
     """Mean IoU of the scored classes that occur, 0..1."""

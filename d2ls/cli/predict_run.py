@@ -103,7 +103,7 @@ def list_rasters(path: Path) -> list[Path]:
 
 
 def segmentation(options: argparse.Namespace, network: Network, spec: DatasetSpec, windows: Windows) -> Segmentation:
-    """How the options want rasters segmented."""
+    """Window, overlap, views and scale that the options ask for."""
     views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(spec.name).d4 if spec.name in sets.names() else _D4}[
         options.tta
     ]

@@ -122,7 +122,7 @@ def _batch(name: str, options: argparse.Namespace, settings: Settings | None) ->
 def _segment(
     name: str, options: argparse.Namespace, settings: Settings | None, network: Network, dataset: SegmentationDataset
 ) -> tuple[Segment, dict[str, Any]]:
-    """What segments the images, and how in plain values."""
+    """The function that segments the images, and its settings as plain values."""
     views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(name).d4}[options.tta]
     classes = dataset.spec.num_classes
     shape: dict[str, Any] = {"views": {"mode": options.tta, "number": len(views), "scales": list(views.scales)}}

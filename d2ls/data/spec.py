@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
-    """What the masks and images of one data set mean.
+    """Meaning of the masks and images of one data set.
 
     Attributes:
         name: name of the data set, also of its folder of settings.

@@ -78,7 +78,7 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How a raster is segmented.
+    """Settings of the segmentation of a raster.
 
     Attributes:
         model: logits (B, K, h, w) of normalised windows (B, C, h, w).

@@ -96,7 +96,7 @@ class Backbone(nn.Module):
             part.grad_checkpointing = True  # type: ignore[assignment]
 
     def _image_sizes(self) -> tuple[int, int]:
-        """What the sides of an image must be a multiple of, and their least length, found by trial in evaluation.
+        """Factor of the sides of an image and their least length, found by trial in evaluation.
 
         Most networks take any multiple of 4, some only of their deepest stride (HRNet), some only of the size that
         their windows were cut for (MaxViT).

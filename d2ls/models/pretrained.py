@@ -186,13 +186,13 @@ def _translations(state: Mapping[str, Tensor], backbone: str) -> "list[names.Tra
     def inside(prefix: str, inner: names.Translate) -> names.Translate:
         return lambda name: inner(name[len(prefix) :]) if name.startswith(prefix) else None
 
-    readings: list[names.Translate] = [lambda name: name]
+    translations: list[names.Translate] = [lambda name: name]
     if (torchvision_style := torchvision_names(backbone)) is not None:
-        readings.append(torchvision_style)
+        translations.append(torchvision_style)
     for net in ("", "net."):
-        readings.append(inside(f"{net}backbone.body.", lambda name: name))
-        readings.append(inside(f"{net}backbone.", names.reference_backbone))
-    return readings
+        translations.append(inside(f"{net}backbone.body.", lambda name: name))
+        translations.append(inside(f"{net}backbone.", names.reference_backbone))
+    return translations
 
 
 def _rename(

@@ -25,7 +25,7 @@ Label = int | Colour
 
 @dataclass
 class Description:
-    """What a folder holds.
+    """Content of a folder.
 
     Attributes:
         images, masks: number of files by split.

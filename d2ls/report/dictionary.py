@@ -1,4 +1,4 @@
-"""What a dictionary does with one image: mixing weights, entries, and the pixels that each entry attends to."""
+"""The dictionary of one image: mixing weights, entries, and the pixels that each entry attends to."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -27,7 +27,7 @@ _TOP = 0.995  # quantile of a heat map that has the lightest colour
 
 
 class Entry(NamedTuple):
-    """What an entry attends to in the last reading.
+    """Attention of an entry in the final attention.
 
     Attributes:
         name: that of its class, or its number.
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class DictionaryFigures:
-    """What a page shows of a dictionary.
+    """Figures of a dictionary for a page.
 
     Attributes:
         image: name of the image that it was read for.
