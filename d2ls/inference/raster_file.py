@@ -179,8 +179,9 @@ def _check(path: Path, dataset: Any, spec: DatasetSpec, bands: Sequence[int] | N
     if max(numbers) > count:
         raise DataError(f"{path}: {count} band(s), but the network reads band {max(numbers)}: it takes {wanted}.")
     alpha = ColorInterp.alpha in dataset.colorinterp
-    # By default the first bands are read: right for the file of the training data, not for infrared beside RGB.
-    if bands is None and spec.is_rgb8 and count - alpha > len(numbers):
+    # A spec that names no bands of the file takes the first ones, which is a guess where there are more.
+    first = tuple(range(1, len(numbers) + 1))
+    if bands is None and tuple(numbers) == first and count - alpha > len(numbers):
         raise DataError(
             f"{path}: {count} bands where the network takes {wanted}. Name those to read, such as "
             f"--bands {','.join(map(str, numbers))}."
