@@ -85,7 +85,6 @@ def test_imports_run_downwards_and_never_in_a_circle() -> None:
     TopologicalSorter(graph()).prepare()  # raises CycleError
 
 
-@pytest.mark.xfail(reason="data.dataset and data.mosaic still import each other")
 def test_modules_import_each_other_in_no_circle() -> None:
     modules = {name: {module for module, _ in imported(tree)} - {name} for name, tree in trees().items() if name}
     TopologicalSorter(modules).prepare()

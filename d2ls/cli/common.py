@@ -62,6 +62,18 @@ def positive(word: str) -> int:
     return int(word)
 
 
+def shard(word: str) -> tuple[int, int]:
+    """A share of the work, `I/N` with I from 1 to N, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    index, slash, number = word.partition("/")
+    if not slash or not positive(index) <= positive(number):
+        raise argparse.ArgumentTypeError(f"{word}: expected I/N, such as 2/8, with I from 1 to N")
+    return int(index), int(number)
+
+
 def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
     """Run a script: an error that the user can mend becomes one message on stderr and exit code 2.
 

@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from d2ls.cli.common import EXIT_BAD_INPUT, parser, positive, run_main
+from d2ls.cli.common import EXIT_BAD_INPUT, parser, positive, run_main, shard
 from d2ls.errors import ConfigError
 
 EXAMPLES = """examples:
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.config, parse_overrides(options.settings), parse_grid(options.grid), ablation=options.ablation
     )
     jobs = [(variant, options.first_seed + number) for number in range(options.seeds) for variant in variants]
-    shard, shards = options.shard
-    failed = _run_all(options, [job for place, job in enumerate(jobs) if place % shards == shard - 1])
+    share, shares = options.shard
+    failed = _run_all(options, [job for place, job in enumerate(jobs) if place % shares == share - 1])
     if failed:
         print(f"{failed} runs failed; what went wrong stands in their train.log. Run again to go on.", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -78,18 +78,11 @@ def _parser() -> ArgumentParser:
         action="store_true",
         help="the rows of the paper's ablation table: no dictionary, static, dynamic, both, contrastive",
     )
-    add("--shard", type=_shard, default=(1, 1), metavar="i/n", help="make only every n-th run, beginning with the i-th")
+    add("--shard", type=shard, default=(1, 1), metavar="i/n", help="make only every n-th run, beginning with the i-th")
     add("--parallel", type=positive, default=1, metavar="N", help="runs at the same time, one on each GPU (default 1)")
     add("--run", type=Path, help="(for this program itself) make the run that a folder describes")
     add("settings", nargs="*", metavar="name=value", help="settings of all variants")
     return result
-
-
-def _shard(word: str) -> tuple[int, int]:
-    first, slash, last = word.partition("/")
-    if not slash or not first.isdigit() or not last.isdigit() or not 1 <= int(first) <= int(last):
-        raise ArgumentTypeError(f"{word}: expected i/n with 1 <= i <= n, such as 1/2")
-    return int(first), int(last)
 
 
 def _folder(options: Namespace, variant: Any, seed: int) -> Path:

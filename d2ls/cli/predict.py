@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and predict; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
+    options.shard = options.shard or slurm_shard()
     from d2ls.cli.predict_run import run  # noqa: PLC0415
 
     return run(options, ["predict.py", *words])
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--simplify", type=float, default=0, metavar="T", help="tolerance of polygons' outlines, in map units")
     add(
         "--shard",
-        type=_shard,
+        type=cli.shard,
         metavar="I/N",
         help="share I of N of the rasters (default: Slurm's array task)",
     )
@@ -70,10 +71,3 @@ def slurm_shard(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
 
 def _bands(text: str) -> tuple[int, ...]:
     return tuple(cli.positive(word) for word in text.split(","))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, number = text.partition("/")
-    if not slash or not cli.positive(index) <= cli.positive(number):
-        raise argparse.ArgumentTypeError(f"{text}: expected I/N, such as 2/8, with I from 1 to N")
-    return int(index), int(number)

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from d2ls.checkpoint import read_checkpoint
 from d2ls.cli import common as cli
-from d2ls.cli.predict import slurm_shard
 from d2ls.data import sets
 from d2ls.data.sets.facts import Views
 from d2ls.data.spec import DatasetSpec
@@ -50,7 +49,7 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 if a raster was skipped.
     """
-    share, shares = options.shard or slurm_shard()
+    share, shares = options.shard
     if not 1 / 16 <= options.scale <= 16:
         raise ConfigError(f"--scale {options.scale}: expected a factor from 1/16 to 16.")
     windows = Windows(options.window, options.window, options.overlap)

@@ -7,7 +7,7 @@ that part is resized. The result is that of joining whole images, resizing them 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -15,14 +15,33 @@ from numpy.typing import NDArray
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.pairs import Pair, check_sizes
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
-
-if TYPE_CHECKING:
-    from d2ls.data.dataset import SegmentationDataset
 
 Pixels = NDArray[Any]  # uint8 RGB, or float32 of any bands with NaN where there are no data
 Mask = NDArray[np.uint8]
 _CONTEXT = 4  # source pixels beside a window on which its bicubic values may depend
+
+
+class Source(Protocol):
+    """Readers of a data set's images and masks, of which a mosaic asks for windows."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Classes and bands."""
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Images and their masks."""
+
+    def read_size(self, pair: Pair) -> tuple[int, int]:
+        """Height and width of an image."""
+
+    def read_pixels(self, pair: Pair, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
+        """Pixels of an image, (H, W, bands), or of a window: top, left, height, width."""
+
+    def read_mask(self, pair: Pair) -> NDArray[np.uint8] | None:
+        """Class indices of a mask, (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +88,13 @@ class Tile:
 class Mosaic:
     """One or four tiles in a picture of `shape`; what none of them fills has no data and is ignored."""
 
-    dataset: "SegmentationDataset"
+    dataset: Source
     shape: tuple[int, int]
     tiles: Sequence[Tile]
     _masks: dict[int, Mask] = field(default_factory=dict)
 
     @classmethod
-    def random(
-        cls, dataset: "SegmentationDataset", index: int, augmentation: Augmentation, rng: np.random.Generator
-    ) -> "Mosaic":
+    def random(cls, dataset: Source, index: int, augmentation: Augmentation, rng: np.random.Generator) -> "Mosaic":
         """The image `index` alone or, with probability `mosaic`, with three random ones (in GeoSeg's order)."""
         pair = dataset.pairs[index]
         height, width = shape = dataset.read_size(pair)
@@ -198,7 +215,7 @@ def is_mixed(mask: Mask, ignore_index: int, limit: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < limit * total)
 
 
-def _random_tile(dataset: "SegmentationDataset", pair: Pair, box: Box, rng: np.random.Generator) -> Tile:
+def _random_tile(dataset: Source, pair: Pair, box: Box, rng: np.random.Generator) -> Tile:
     """A random crop of an image that fills a box of a mosaic; a smaller image leaves its right or lower part empty."""
     size = dataset.read_size(pair)
     height, width = (min(part, side) for part, side in zip(box.shape, size, strict=True))
