@@ -2,6 +2,9 @@
 
     python benchmarks/predict.py                          40 tiles without views, 4 with d4: seconds and ratios
     python benchmarks/predict.py --memory 200 800         peak memory of runs over so many tiles, a fresh process each
+    python benchmarks/predict.py --raster 20000 --backbone test_convnext --stages 1 --width 32
+                                                          predict.py on GeoTIFFs of this width, of a quarter of the
+                                                          height, half of it, and the whole: speed and peak memory
 
 Tiles are drawn (Vaihingen's classes, TIFFs as the split tools write them); the network is untrained.
 """
@@ -10,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import statistics
@@ -21,14 +25,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
+import rasterio
 import torch
+from rasterio.windows import Window
 
 from d2ls.checkpoint import KEY, describe, read_checkpoint
 from d2ls.cli.common import run_main
+from d2ls.cli.predict import main as predict_main
 from d2ls.cli.test import script
 from d2ls.data.sets import vaihingen
 from d2ls.inference import tta
 from d2ls.inference.predictor import Network, choose_device
+from d2ls.inference.sliding_window import blended_axis
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.synthetic import folders
 
@@ -134,6 +143,67 @@ def peak(options: argparse.Namespace) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def draw_raster(path: Path, height: int, width: int) -> None:
+    """A GeoTIFF of coloured noise, tiled and deflated, written a row of tiles at a time."""
+    rng = np.random.default_rng(0)
+    rows = np.kron(rng.integers(0, 256, (3, 32, -(-width // 16)), dtype=np.uint8), np.ones((16, 16), np.uint8))
+    profile = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "deflate", "crs": "EPSG:32632"}
+    place = rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)
+    with rasterio.open(path, "w", "GTiff", width, height, 3, dtype="uint8", transform=place, **profile) as dataset:
+        for top in range(0, height, 512):
+            count = min(512, height - top)
+            dataset.write(rows[:, :count, :width], window=Window(0, top, width, count))
+
+
+def predict_raster(root: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds of predict.py on the raster in the folder, and the megabytes that this process needed at most."""
+    words = ["-w", str(root / "net.ckpt"), "-i", str(root / "scene.tif"), "-o", str(root / "out")]
+    words += ["--device", options.device, "-b", str(options.batch)]
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run_main(predict_main, words)
+    if code:
+        raise SystemExit(code)
+    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def window_seconds(root: Path, number: int, options: argparse.Namespace) -> float:
+    """Seconds of the network alone on so many windows, of which a few are timed."""
+    network = Network(read_checkpoint(root / "net.ckpt").build(), choose_device(options.device), "32-true")
+    window = torch.randn(options.batch, 3, 1024, 1024)
+    network(window)
+    timed = min(number, 20)
+    started = time.perf_counter()
+    for _ in range(timed):
+        logits = network(window)
+    logits.sum().item()
+    return (time.perf_counter() - started) * number / timed / options.batch
+
+
+def measure_raster(options: argparse.Namespace) -> dict[str, object]:
+    """Runs over rasters of growing height, each in a process of its own."""
+    found: dict[str, object] = {}
+    width = options.raster
+    for height in (width // 4, width // 2, width):
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            draw_raster(root / "scene.tif", height, width)
+            write_checkpoint(root / "net.ckpt", options)
+            words = [sys.executable, __file__, "--raster-peak", str(root), "--device", options.device]
+            words += ["--batch", str(options.batch)]
+            done = subprocess.run(words, check=True, capture_output=True, text=True)
+            seconds, megabytes = map(float, done.stdout.split())
+            windows = math.prod(len(blended_axis(side, 1024, 0.25).starts) for side in (height, width))
+            network = window_seconds(root, windows, options)
+        figures = {"seconds": seconds, "network seconds": network, "run / network": seconds / network}
+        figures |= {"megapixels per second": height * width / 1e6 / seconds, "peak MB": megabytes}
+        found[f"{width} x {height}"] = figures
+        print(f"{width} x {height} px, {windows} windows: {seconds:.1f} s ({figures['megapixels per second']:.2f} "
+              f"megapixels/s), network alone {network:.1f} s, ratio {seconds / network:.3f}; peak {megabytes:.0f} MB",
+              flush=True)  # fmt: skip
+    return found
+
+
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -150,12 +220,20 @@ def main() -> None:
     add("--repeats", type=int, default=1, help="runs and times of the network, in turn; medians are told")
     add("--memory", nargs="+", type=int, metavar="TILES", help="measure peak memory of runs of these lengths")
     add("--peak", type=Path, help=argparse.SUPPRESS)
+    add("--raster", type=int, metavar="WIDTH", help="measure predict.py on rasters of this width")
+    add("--raster-peak", type=Path, help=argparse.SUPPRESS)
     add("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
     if options.peak:
         print(peak(options))
         return
-    found = measure_memory(options) if options.memory else measure_time(options)
+    if options.raster_peak:
+        print(*predict_raster(options.raster_peak, options))
+        return
+    if options.raster:
+        found = measure_raster(options)
+    else:
+        found = measure_memory(options) if options.memory else measure_time(options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
