@@ -155,8 +155,8 @@ def draw_raster(path: Path, height: int, width: int) -> None:
             dataset.write(rows[:, :count, :width], window=Window(0, top, width, count))
 
 
-def predict_raster(root: Path, options: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of predict.py on the raster in the folder, and the megabytes that this process needed at most."""
+def predict_raster(root: Path, options: argparse.Namespace) -> tuple[float, float, float]:
+    """Seconds of predict.py on the raster in the folder, megabytes at its peak, seconds of the network for a window."""
     words = ["-w", str(root / "net.ckpt"), "-i", str(root / "scene.tif"), "-o", str(root / "out")]
     words += ["--device", options.device, "-b", str(options.batch)]
     started = time.perf_counter()
@@ -164,20 +164,20 @@ def predict_raster(root: Path, options: argparse.Namespace) -> tuple[float, floa
         code = run_main(predict_main, words)
     if code:
         raise SystemExit(code)
-    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, peak, window_seconds(root, options)
 
 
-def window_seconds(root: Path, number: int, options: argparse.Namespace) -> float:
-    """Seconds of the network alone on so many windows, of which a few are timed."""
+def window_seconds(root: Path, options: argparse.Namespace) -> float:
+    """Seconds of the network alone on a window that is in memory, in a process that has run predict.py."""
     network = Network(read_checkpoint(root / "net.ckpt").build(), choose_device(options.device), "32-true")
     window = torch.randn(options.batch, 3, 1024, 1024)
     network(window)
-    timed = min(number, 20)
     started = time.perf_counter()
-    for _ in range(timed):
+    for _ in range(20):
         logits = network(window)
-    logits.sum().item()
-    return (time.perf_counter() - started) * number / timed / options.batch
+    logits.sum().item()  # waits for a GPU
+    return (time.perf_counter() - started) / 20 / options.batch
 
 
 def measure_raster(options: argparse.Namespace) -> dict[str, object]:
@@ -192,9 +192,9 @@ def measure_raster(options: argparse.Namespace) -> dict[str, object]:
             words = [sys.executable, __file__, "--raster-peak", str(root), "--device", options.device]
             words += ["--batch", str(options.batch)]
             done = subprocess.run(words, check=True, capture_output=True, text=True)
-            seconds, megabytes = map(float, done.stdout.split())
+            seconds, megabytes, alone = map(float, done.stdout.split())
             windows = math.prod(len(blended_axis(side, 1024, 0.25).starts) for side in (height, width))
-            network = window_seconds(root, windows, options)
+            network = alone * windows
         figures = {"seconds": seconds, "network seconds": network, "run / network": seconds / network}
         figures |= {"megapixels per second": height * width / 1e6 / seconds, "peak MB": megabytes}
         found[f"{width} x {height}"] = figures
