@@ -101,10 +101,11 @@ def check_classes(settings: Settings) -> list[str]:
 
 
 def check_worker_start(settings: Settings) -> None:
-    """Try to send the data sets to reading processes, where these do not inherit them.
+    """Try to send what the loaders read with to reading processes, where these do not inherit it.
 
     Raises:
-        ConfigError: the data set holds something that no other process can import, such as a function of the config.
+        ConfigError: data set, collate_fn or worker_init_fn holds something that no other process can import, such as a
+            function of the config.
     """
     for name in ("train_loader", "val_loader"):
         loader = getattr(settings, name)
@@ -112,12 +113,12 @@ def check_worker_start(settings: Settings) -> None:
         if not loader.num_workers or method == "fork":
             continue
         try:
-            ForkingPickler.dumps(loader.dataset)
+            ForkingPickler.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ConfigError(
-                f"{name}: its data set cannot be sent to num_workers={loader.num_workers} processes, which this system "
-                f"starts by {method!r}: {error}. Move functions and classes that it uses from {settings.path} into a "
-                "Python file of their own and import them, or set num_workers=0."
+                f"{name}: its data set or collate_fn cannot be sent to num_workers={loader.num_workers} processes, "
+                f"which this system starts by {method!r}: {error}. Move functions and classes that it uses from "
+                f"{settings.path} into a Python file of their own and import them, or set num_workers=0."
             ) from error
 
 

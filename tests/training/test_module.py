@@ -300,8 +300,36 @@ train_loader = training_loader(train_dataset, train_batch_size, num_workers=1)
 """
 
 
-def test_a_reader_of_the_config_under_spawn_works_or_is_one_message() -> None:
-    done = started(write_config(Path(), after=OWN_READER))
+OWN_DATASET = """
+from torch.utils.data import DataLoader, Dataset
+
+
+class Own(Dataset):
+    def __len__(self):
+        return len(vaihingen.train())
+
+    def __getitem__(self, index):
+        return train_dataset[index]
+
+
+train_loader = DataLoader(Own(), train_batch_size, num_workers=1)
+"""
+
+OWN_COLLATE = """
+from torch.utils.data import DataLoader, default_collate
+
+
+def collate(items):
+    return default_collate(items)
+
+
+train_loader = DataLoader(train_dataset, train_batch_size, num_workers=1, collate_fn=collate)
+"""
+
+
+@pytest.mark.parametrize("after", [OWN_READER, OWN_DATASET, OWN_COLLATE])
+def test_a_reader_of_the_config_under_spawn_works_or_is_one_message(after: str) -> None:
+    done = started(write_config(Path(), after=after))
     if done.returncode:
         assert done.returncode == 2, done.stderr[-3000:]
         assert "Traceback" not in done.stderr
