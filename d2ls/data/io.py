@@ -42,8 +42,19 @@ from d2ls.data.image_header import FormatError, Header, read_header
 from d2ls.errors import DataError
 
 __all__ = [
-    "MAX_PIXELS", "SUFFIXES", "Pixels", "read_colours", "read_image", "read_index", "read_kind",
-    "read_size", "read_window", "write_bytes", "write_png", "write_tiff",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "Pixels",
+    "png_bytes",
+    "read_colours",
+    "read_image",
+    "read_index",
+    "read_kind",
+    "read_size",
+    "read_window",
+    "write_bytes",
+    "write_png",
+    "write_tiff",
 ]  # fmt: skip
 Pixels = NDArray[np.uint8]
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
@@ -152,25 +163,29 @@ def read_index(path: Path) -> Pixels:
 
 
 def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> None:
-    """Write a mask (H, W) or a picture or colour mask (H, W, 3), RGB, as PNG: whole or not at all.
+    """Write `png_bytes`, whole or not at all.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    write_bytes(path, png_bytes(pixels, palette))
+
+
+def png_bytes(pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
+    """Encode a mask (H, W) or a picture or colour mask (H, W, 3), RGB, as PNG.
 
     Masks are stored unfiltered, at zlib's level 3: of OpenCV's default size, and decoded two to three times as fast.
 
     Args:
-        path: the file.
         pixels: values or RGB.
         palette: colours that viewers show for the values 0, 1, ... of a mask; the values stay what they are.
-
-    Raises:
-        DataError: it cannot be written.
     """
     if palette is not None and pixels.ndim == 2:
         picture, stream = Image.fromarray(pixels), io.BytesIO()
         values = [value for colour in palette for value in colour]
         picture.putpalette(values + [0] * (768 - len(values)))
         picture.save(stream, "PNG", compress_level=3, bits=8)
-        write_bytes(path, stream.getvalue())
-        return
+        return stream.getvalue()
     if pixels.ndim == 2:
         settings = [cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
         settings += [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT]
@@ -178,8 +193,8 @@ def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]
         settings, pixels = [], cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".png", pixels, settings)
     if not done:
-        raise DataError(f"{path}: these pixels {pixels.shape} cannot be written as PNG.")
-    write_bytes(path, data.tobytes())
+        raise DataError(f"pixels of the shape {pixels.shape} cannot be written as PNG.")
+    return data.tobytes()
 
 
 def write_tiff(path: Path, rgb: Pixels) -> None:

@@ -73,14 +73,17 @@ class Masks:
             )
 
     def write(self, name: str, index: Pixels) -> None:
-        """Write class indices (H, W) as an image's mask, whole or not at all.
+        """Write class indices (H, W) as an image's mask, whole or not at all; viewers show indices in class colours.
 
         Raises:
             DataError: the file cannot be written.
         """
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, index_to_colours(index, self.spec, self.legend) if self.coloured else index)
+        if self.coloured:
+            write_png(path, index_to_colours(index, self.spec, self.legend))
+        else:
+            write_png(path, index, palette=self.spec.colours)
 
     def read(self, name: str) -> Pixels:
         """Class indices (H, W) of a mask that exists.

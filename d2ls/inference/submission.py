@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from d2ls.data import sets
-from d2ls.data.io import SUFFIXES, read_colours, read_index, read_size
+from d2ls.data.io import SUFFIXES, png_bytes, read_colours, read_index, read_size
 from d2ls.data.labels import check_index, colours_to_index
 from d2ls.data.pairs import Pair
 from d2ls.data.root import data_root
@@ -91,13 +91,18 @@ def write_zip(place: Path, folder: Path, expected: Server) -> list[str]:
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:  # PNGs are compressed already
             for name in sorted(expected.sizes):
-                archive.writestr(zipfile.ZipInfo(name, _DATE), (folder / name).read_bytes())
+                archive.writestr(zipfile.ZipInfo(name, _DATE), _member(folder / name, expected))
         temporary.replace(place)
     except OSError as problem:
         raise DataError(f"{place}: cannot be written: {problem.strerror or problem}.") from problem
     finally:
         temporary.unlink(missing_ok=True)
     return check(place, expected)
+
+
+def _member(mask: Path, expected: Server) -> bytes:
+    """A mask as the server reads it: indices without the palette that our masks carry for viewers."""
+    return mask.read_bytes() if expected.coloured else png_bytes(read_index(mask))
 
 
 def _problem(name: str, read: Callable[[str], Path], expected: Server) -> str | None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from d2ls.cli.common import run_main
-from d2ls.data.io import write_png
+from d2ls.data.io import read_index, write_png
 from d2ls.data.labels import index_to_colours
 from d2ls.data.sets import loveda, uavid
 from d2ls.data.sets.facts import Server
 from d2ls.errors import DataError
+from d2ls.inference.results import Masks
 from d2ls.inference.submission import check, server, write_zip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +75,22 @@ def test_a_good_folder_makes_a_flat_zip_that_passes_and_is_the_same_every_time(m
     content = place.read_bytes()
     assert write_zip(place, masks, expected) == []
     assert place.read_bytes() == content
+
+
+def test_masks_with_palettes_go_to_the_server_as_plain_indices(masks: Path, tmp_path: Path) -> None:
+    expected, place = server("loveda"), tmp_path / "out.zip"
+    folder = Masks(masks, expected.spec)
+    for path in sorted(masks.glob("*.png")):
+        index = read_index(path)
+        folder.write(path.stem, index)
+        with Image.open(path) as image:
+            assert image.mode == "P"
+            assert image.getpalette()[:21] == [value for colour in expected.spec.colours for value in colour]
+        assert np.array_equal(folder.read(path.stem), index)
+    assert write_zip(place, masks, expected) == []
+    with zipfile.ZipFile(place) as archive, Image.open(archive.open(first(masks).name)) as image:
+        assert image.mode == "L"
+        assert np.array_equal(np.asarray(image), read_index(first(masks)))
 
 
 def test_what_a_zip_can_have_wrong_by_itself(masks: Path, tmp_path: Path) -> None:
