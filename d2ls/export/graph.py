@@ -13,8 +13,8 @@ from torch.export import Dim, ExportedProgram
 from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
+from d2ls.export.any_size import any_size
 from d2ls.export.facts import ModelFacts
-from d2ls.export.swin import any_size
 
 INPUT, OUTPUT = "image", "probabilities"
 FACTS = "d2ls.json"  # in a .pt2 file

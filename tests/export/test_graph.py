@@ -74,7 +74,15 @@ def test_any_size_gives_the_same_probabilities(tiny: Exported) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "backbone", ["test_resnet", "test_efficientnet", "test_swin", "test_vit", "eva02_tiny_patch14_224"]
+    "backbone",
+    [
+        "test_resnet",
+        "test_efficientnet",
+        "test_swin",
+        "test_vit",
+        "eva02_tiny_patch14_224",
+        "tf_mobilenetv3_small_minimal_100",
+    ],
 )
 def test_other_families(backbone: str, tmp_path: Path) -> None:
     assert_same(export(backbone, tmp_path))

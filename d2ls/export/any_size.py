@@ -1,4 +1,4 @@
-"""Swin's windows for images of any size, in a form that a graph of all sizes can hold."""
+"""Layers of timm that branch on the image size, in a form that a graph of all sizes can hold."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,21 +7,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
 
 @contextmanager
 def any_size(network: nn.Module) -> Iterator[None]:
-    """While the context lasts, timm's Swin blocks compute the same without a branch on the image size.
+    """While the context lasts, timm's Swin blocks and TensorFlow convolutions compute the same in another form.
 
-    Their own padding has the form (n - H % n) % n, of which torch.export cannot tell that it fills the last window.
+    Swin's own padding is (n - H % n) % n, of which torch.export cannot tell that it fills the last window; TensorFlow's
+    is max(ceil(H / n) ..., 0), which grows with every layer and which a .pt2 file cannot hold.
     """
     replaced: list[tuple[nn.Module, str]] = []
     for module in network.modules():
-        name = {SwinTransformerBlock: "_attn", PatchMerging: "forward"}.get(type(module))
-        if name is not None:
-            setattr(module, name, MethodType(_windowed if name == "_attn" else _merge, module))
+        if (method := _METHODS.get(type(module))) is not None:
+            name, function = method
+            setattr(module, name, MethodType(function, module))
             replaced.append((module, name))
     try:
         yield
@@ -70,3 +72,24 @@ def _merge(merging: Any, x: Tensor) -> Tensor:
     x = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
     patches = x.view(-1, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
     return merging.reduction(merging.norm(patches))
+
+
+def _convolve(conv: Any, x: Tensor) -> Tensor:
+    """Convolution with TensorFlow's padding: ceil(H / stride) rows, what is odd of the padding at the bottom."""
+    padding: list[Any] = []
+    for dim in (1, 0):  # columns first, as F.pad counts
+        length, step = x.shape[2 + dim], conv.stride[dim]
+        reach = conv.dilation[dim] * (conv.kernel_size[dim] - 1) + 1
+        total = ((length + step - 1) // step - 1) * step + reach - length
+        if reach < step:
+            total = torch.sym_max(total, 0)
+        padding += [total // 2, total - total // 2]
+    return F.conv2d(F.pad(x, padding), conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+_METHODS = {
+    SwinTransformerBlock: ("_attn", _windowed),
+    PatchMerging: ("forward", _merge),
+    Conv2dSame: ("forward", _convolve),
+}
+"""Classes of timm, the method of each that is replaced, and by what."""
