@@ -64,7 +64,7 @@ class TokenToImageAttention(Attention):
         weight, bias = (x.unflatten(0, (HEADS, -1)) for x in (self.value.weight, self.value.bias))
         by_head = average.to(weight.dtype).unflatten(1, (-1, HEADS)).flatten(0, 1).transpose(0, 1)  # (HEADS, B * N, C)
         values = torch.baddbmm(bias.unsqueeze(1), by_head, weight.transpose(1, 2))
-        return self.output(values.transpose(0, 1).flatten(1).unflatten(0, (len(average), -1)))
+        return self.output(values.transpose(0, 1).flatten(1).unflatten(0, (average.shape[0], -1)))
 
 
 class FoldedKeyValue(NamedTuple):

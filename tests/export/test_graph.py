@@ -51,7 +51,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
 def export(backbone: str, folder: Path, spec: DatasetSpec = vaihingen.SPEC) -> Exported:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = network(backbone=backbone, in_channels=len(spec.bands), num_classes=spec.num_classes).eval()
+        # A width that folds the attention's projections into the entries, as every shipped config does.
+        net = network(backbone=backbone, width=96, in_channels=len(spec.bands), num_classes=spec.num_classes).eval()
     program = export_program(net, spec)
     facts = ModelFacts(arguments=net.arguments, spec=spec, window=96, resolution=0.09)
     write_onnx(program, facts, folder / "model.onnx")
