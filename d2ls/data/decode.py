@@ -27,6 +27,7 @@ GDAL_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 """No look at neighbouring files, no sidecar files, no threads of its own."""
 _PNG_END = b"IEND\xaeB`\x82"
+_LARGEST_TILE = 1 << 26  # bytes of padding that a tile may add to an image
 _MOST_COMPRESSED = 4000  # bytes that one byte of a file can stand for in any of the formats
 
 
@@ -111,12 +112,17 @@ def check_exact(file: BinaryIO, header: Header) -> None:
             f"a mask saved as {header.format.upper()} with loss: its values are no longer exact; use the original"
         )
     if header.compression in DEFLATE:
+        samples = int(header.tags.get(277, 1)) * max(1, header.bits // 8)
+        most = header.height * header.width * samples + _LARGEST_TILE
         for start, count in zip(*tiff_blocks(header), strict=True):
             file.seek(int(start))
+            stream = zlib.decompressobj()
             try:
-                zlib.decompress(file.read(int(count))) if count else None
+                stream.decompress(file.read(int(count)), most)
             except zlib.error as problem:
                 raise FormatError(f"the file is damaged ({problem})") from problem
+            if count and not stream.eof:
+                raise FormatError("the file is damaged (a block of deflated pixels does not end)")
 
 
 def colour_header(file: BinaryIO) -> Header:

@@ -20,6 +20,8 @@ _PNG_KINDS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgb+alpha"
 ORIENTATION = 274
 NONE, JPEG_OLD, JPEG, DEFLATE = 1, 6, 7, (8, 32946)
 """Compressions of TIFF that are told apart here."""
+LOSSLESS_COMPRESSIONS = (NONE, 2, 3, 4, 5, *DEFLATE, 32773, 34925, 50000)
+"""Uncompressed, CCITT (one bit), LZW, deflate, PackBits, LZMA and Zstandard; others may be with loss."""
 
 
 class FormatError(ValueError):
@@ -61,7 +63,7 @@ class Header:
     @property
     def is_lossless(self) -> bool:
         """Whether the pixels are certainly those that were saved."""
-        return self.format in LOSSLESS and self.compression not in (JPEG_OLD, JPEG)
+        return self.format in LOSSLESS and self.compression in LOSSLESS_COMPRESSIONS
 
 
 def read_header(file: BinaryIO) -> Header:

@@ -547,3 +547,19 @@ def test_masks_with_the_palette_of_their_classes(tmp_path: Path) -> None:
         assert image.mode == "P"
         assert np.array_equal(np.asarray(image), index)
         assert np.array_equal(np.asarray(image.convert("RGB"))[1:], np.array(palette, np.uint8)[index[1:]])
+
+
+def test_a_mask_in_a_compression_that_may_lose_is_refused(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "width": 32, "height": 32, "count": 1, "dtype": "uint8"}
+    for name, options in (("zstd", {"compress": "zstd"}), ("lerc", {"compress": "lerc", "max_z_error": 3})):
+        path = tmp_path / f"{name}.tif"
+        try:
+            with rasterio.open(path, "w", **profile, **options) as raster:
+                raster.write(labels(32, 32, 0), 1)
+        except rasterio.errors.RasterioError:
+            pytest.skip(f"this GDAL writes no {name}")
+        if name == "zstd":
+            assert np.array_equal(files.read_index(path), labels(32, 32, 0))
+        else:
+            with pytest.raises(DataError, match="no longer exact"):
+                files.read_index(path)

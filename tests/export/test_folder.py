@@ -124,7 +124,7 @@ def test_what_is_no_model_folder(folder: Path, content: str | None) -> None:
     (folder / "config.json").unlink()
     if content is not None:
         (folder / "config.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"model is not a model folder: config\.json.*export_model\.py"):
+    with pytest.raises(CheckpointError, match=r"model.*config\.json.*export_model\.py"):
         read_checkpoint(folder)
 
 
