@@ -9,8 +9,6 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).resolve().parents[1] / "d2ls"
 LAYERS = (
     ("cli", "datasets"),
@@ -121,7 +119,6 @@ def test_files_and_functions_are_short() -> None:
     assert {name: lines for name, lines in functions.items() if lines > MOST_FUNCTION_LINES} == {}
 
 
-@pytest.mark.xfail(reason="synthetic still names data sets in three files")
 def test_a_data_sets_facts_stand_in_few_files() -> None:
     naming = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py*") if path.suffix in (".py", ".pyi")
               and "loveda" in path.read_text(encoding="utf-8").lower()]  # fmt: skip
