@@ -27,7 +27,10 @@ check_val_every_n_epoch = 1
 
 backbone, pretrained, stages = "convnext_base", "torchvision", 3
 dictionary = "dynamic"  # or an ablation: "static", "ones", "zeros"
-net = DynamicDictionaryLearning(backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary)
+head = "dictionary"  # or "conv": no dictionary at all
+net = DynamicDictionaryLearning(
+    backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary, head=head
+)
 
 use_aux_loss, contrastive_weight = True, 1.0
 loss = D2LSLoss(ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight)

@@ -35,9 +35,9 @@ check_val_every_n_epoch = 5
 channels_last = True
 
 backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
-stages, width, dictionary = 3, 128, "dynamic"
+stages, width, dictionary, head = 3, 128, "dynamic", "dictionary"
 net = DynamicDictionaryLearning(
-    backbone, num_classes, stages=stages, width=width, pretrained=pretrained, dictionary=dictionary
+    backbone, num_classes, stages=stages, width=width, pretrained=pretrained, dictionary=dictionary, head=head
 )
 
 use_aux_loss, contrastive_weight = True, 1.0

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import compare
 from d2ls.cli.common import run_main
 from d2ls.compare.run import read_result
 from d2ls.compare.tables import FILES
+from d2ls.compare.variants import ABLATION, plan
+from d2ls.config import load_config
 from tests.tiny import write_config
 
 ROOT = Path(__file__).parents[2]
@@ -105,3 +108,18 @@ def test_wrong_use(
     assert run_main(compare.main, [*arguments, "-o", "out"]) == 2
     assert told in capfd.readouterr().err
     assert not (run_folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["loveda", "dubai"])
+def test_the_rows_of_the_papers_ablation_are_networks(name: str) -> None:
+    light = {"backbone": "test_convnext", "pretrained": False, "stages": 1}
+    variants = plan([ROOT / "config" / name / "d2ls.py"], light, {}, ablation=True)
+    assert [variant.name for variant in variants] == list(ABLATION)
+    image, outputs = torch.randn(2, 3, 32, 32), {}
+    for variant in variants:
+        settings = load_config(variant.config, variant.overrides)
+        settings.net.load_state_dict(settings.net.state_dict())
+        outputs[variant.name] = settings.loss(settings.net.train()(image), torch.zeros(2, 32, 32, dtype=torch.int64))
+    terms = [sorted(set(terms) - {"loss"}) for terms in outputs.values()]
+    plain = ["cross_entropy", "dice"]
+    assert terms == [plain, plain, plain, ["auxiliary", *plain], ["auxiliary", "contrastive", *plain]]
