@@ -65,7 +65,7 @@ SLEEPERS = """
 import os, sys, time
 from d2ls.preparation import pool
 def sleep(number):
-    os.write(1, b"%d\n" % os.getpid())  # one write: two workers share the pipe
+    os.write(1, b"%d\\n" % os.getpid())  # one write: two workers share the pipe
     time.sleep(60)
 list(pool.run(sleep, [1, 2], 2, "Sleep"))
 """
