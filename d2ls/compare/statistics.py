@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from d2ls.inference.scores import MEANS
 from d2ls.metrics import score_counts
 
-MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
 RESAMPLES, CONFIDENCE, SEED = 2000, 0.95, 0
 Counts = NDArray[np.int64]
 """Pixel counts of a variant's runs, (seeds, images, K, K): rows are true classes, columns predicted ones."""

@@ -12,9 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
-from d2ls.compare.statistics import CONFIDENCE, MEANS, RESAMPLES, Counts, Difference, Spread, differences, spreads
+from d2ls.compare.statistics import CONFIDENCE, RESAMPLES, Counts, Difference, Spread, differences, spreads
 from d2ls.data.io import write_bytes
 from d2ls.errors import DataError
+from d2ls.inference.scores import MEANS
 
 FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.html")
 

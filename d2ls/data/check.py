@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from d2ls.data import io as files
 from d2ls.data.bands import is_picture, read_size
 from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.image_header import RGB_KINDS
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
-RGB_KINDS = ("rgb", "palette", "rgb+alpha", "palette+alpha")
 THREADS = 4
 Progress = Callable[[], object]
 Job = TypeVar("Job")

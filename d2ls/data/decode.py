@@ -17,7 +17,17 @@ from PIL import Image, PngImagePlugin
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from d2ls.data.image_header import DEFLATE, JPEG, JPEG_OLD, NONE, FormatError, Header, read_header, tiff_blocks
+from d2ls.data.image_header import (
+    DEFLATE,
+    JPEG,
+    JPEG_OLD,
+    NONE,
+    RGB_KINDS,
+    FormatError,
+    Header,
+    read_header,
+    tiff_blocks,
+)
 from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -133,7 +143,7 @@ def colour_header(file: BinaryIO) -> Header:
         raise FormatError(
             f"{header.bits} bits a sample where 8 are expected; rescale it to 8-bit RGB, the same way for all images"
         )
-    if header.kind not in ("rgb", "palette", "rgb+alpha", "palette+alpha"):
+    if header.kind not in RGB_KINDS:
         raise FormatError(f"{header.kind} pixels where RGB is expected; save it as 8-bit RGB")
     return header
 

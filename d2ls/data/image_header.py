@@ -17,6 +17,8 @@ _MODES = {  # of Pillow: kind, bits of a sample
     "I;16B": ("grey", 16), "I": ("grey", 32), "F": ("grey", 32),
 }  # fmt: skip
 _PNG_KINDS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgb+alpha"}
+RGB_KINDS = ("rgb", "palette", "rgb+alpha", "palette+alpha")
+"""Kinds that can be read as RGB, a further channel being opaque."""
 ORIENTATION = 274
 NONE, JPEG_OLD, JPEG, DEFLATE = 1, 6, 7, (8, 32946)
 """Compressions of TIFF that are told apart here."""

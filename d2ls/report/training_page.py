@@ -4,6 +4,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,7 @@ def machine(trainer: pl.Trainer) -> dict[str, str]:
     }
 
 
+@cache
 def _git_state() -> str:
     """Commit of the package's checkout, and whether files differ from it."""
 

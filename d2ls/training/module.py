@@ -153,9 +153,8 @@ class SegmentationModule(pl.LightningModule):
         self.check_last_loss()
         terms = self._terms(batch)
         own = torch.stack([term.detach().float() for term in terms.values()])
-        means = average(
-            own
-        )  # one exchange: every process learns of a loss that is not finite, and none is left waiting
+        # One exchange: every process learns of a loss that is not finite, and none is left waiting.
+        means = average(own)
         paths = list(batch.get("path", ()))
         step = StepLoss(tuple(terms), means, own, self.current_epoch, self.global_step, paths)
         if self.skipped.allowed and not step.is_finite():
