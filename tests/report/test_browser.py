@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,19 +49,23 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(params=[(1400, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
-def shown(request: pytest.FixtureRequest, browser: Any, run: Run) -> Iterator[Any]:
-    """The page, open; on leaving, nothing has gone wrong in it and nothing has been asked for."""
-    width, scheme = request.param
+def opened(browser: Any, path: Path, width: int, scheme: str) -> Iterator[Any]:
+    """A page, open; on leaving, nothing has gone wrong in it and nothing has been asked for."""
     troubles: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page.on("console", lambda message: troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url[:80]))
-    page.goto((run.folder / "report.html").as_uri())
+    page.goto(path.as_uri())
     yield page
     assert troubles == []
     page.close()
+
+
+@pytest.fixture(params=[(1400, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
+def shown(request: pytest.FixtureRequest, browser: Any, run: Run) -> Iterator[Any]:
+    """The page, open; on leaving, nothing has gone wrong in it and nothing has been asked for."""
+    yield from opened(browser, run.folder / "report.html", *request.param)
 
 
 def test_everything_loads_and_the_page_never_scrolls_sideways(shown: Any) -> None:

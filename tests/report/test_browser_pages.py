@@ -10,7 +10,7 @@ import pytest
 from d2ls.compare import tables
 from d2ls.report import page as pages
 from d2ls.report.training_page import charts
-from tests.report.test_browser import BROKEN, OVERFLOW, RULES, browser, pytestmark
+from tests.report.test_browser import BROKEN, OVERFLOW, RULES, browser, opened, pytestmark
 
 __all__ = ["browser", "pytestmark"]
 
@@ -55,16 +55,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[(1400, "light"), (400, "dark")], ids=["wide-light", "narrow-dark"])
 def shown(request: pytest.FixtureRequest, browser: Any, path: Path) -> Iterator[Any]:
-    width, scheme = request.param
-    troubles: list[str] = []
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    page.on("console", lambda message: troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url[:80]))
-    page.goto(path.as_uri())
-    yield page
-    assert troubles == []
-    page.close()
+    yield from opened(browser, path, *request.param)
 
 
 def test_nothing_is_broken_and_axe_finds_nothing(shown: Any) -> None:
