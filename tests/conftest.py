@@ -17,8 +17,13 @@ settings.register_profile("no deadline", deadline=None)  # times say nothing on 
 settings.load_profile("no deadline")
 
 
-def pytest_configure() -> None:
-    """One thread, here and in the scripts that tests start: tiny networks only wait for a second one."""
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread, here and in the scripts that tests start: tiny networks only wait for a second one.
+
+    All but the tests of a card run on the CPU: `--device auto` would take the card.
+    """
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
