@@ -1,5 +1,8 @@
 """Errors that a user can cause and mend; a script prints their text and ends with exit code 2."""
 
+import importlib
+from typing import Any
+
 
 class D2LSError(Exception):
     """Says what was found, what was expected and what to do, with the file or setting named."""
@@ -22,3 +25,15 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+
+def require(package: str, needed_by: str) -> Any:
+    """Import a package that only some uses need; its name has hyphens where its module has underscores.
+
+    Raises:
+        ConfigError: it is not installed; says who needs it.
+    """
+    try:
+        return importlib.import_module(package.replace("-", "_"))
+    except ImportError as error:
+        raise ConfigError(f"{needed_by} needs {package}: pip install {package}.") from error

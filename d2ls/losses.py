@@ -4,7 +4,8 @@ The terms of the pixels are functions of a few sums for each class. On a CPU the
 of the logits' size is kept for the backward pass but the logits themselves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2ls.distributed import Gather, all_gather, world_size
-from d2ls.errors import ConfigError, DataError
+from d2ls.errors import ConfigError, DataError, require
 
 LABEL_SMOOTHING = 0.05
 DICE_SMOOTHING = 0.05
 CONTRASTIVE_EPSILON = 1e-6
+EXTRA_LOSSES = MappingProxyType({"focal": ("FocalLoss", {"reduction": "sum"}), "lovasz": ("LovaszLoss", {})})
+"""Terms of segmentation_models.pytorch by name: their class and options."""
 
 
 class TrainingOutput(Protocol):
@@ -42,17 +45,21 @@ class D2LSLoss(nn.Module):
     A weight of 0 switches its term off.
 
     With several processes whose gradients are averaged (DDP, FSDP), the contrastive term is that of their joint batch,
-    in value and gradient, as is the average of the cross entropies; Dice is taken on each process's own batch.
+    in value and gradient, as is the average of the cross entropies; Dice and the extra terms are those of each
+    process's own batch.
 
     Args:
         ignore_index: label of pixels that count in no term; it must not be one of the classes 0..K-1.
         auxiliary_weight: factor of the soft cross entropy of the static logits.
         contrastive_weight: factor of `contrastive_loss` of the dynamic dictionary.
         class_weights: weight of each class in the cross entropies, K numbers of at least 0; None: 1 each. Dice, which
-            counts every class alike, has none.
+            counts every class alike, and the extra terms have none.
+        extra_losses: factors of further terms of the main logits, by name: "focal" (gamma 2; mean over labelled pixels
+            and classes) and "lovasz" (Lovasz-Softmax; mean over the classes in the batch), both in float32.
 
     Raises:
-        ConfigError: a weight is negative or not finite, or all class weights are 0.
+        ConfigError: a weight is negative or not finite, all class weights are 0, or an extra term has another name or
+            needs a package that is not installed.
     """
 
     class_weights: Tensor | None
@@ -63,14 +70,18 @@ class D2LSLoss(nn.Module):
         auxiliary_weight: float = 0.4,
         contrastive_weight: float = 1.0,
         class_weights: Sequence[float] | None = None,
+        extra_losses: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         super().__init__()
-        for name, weight in (("auxiliary_weight", auxiliary_weight), ("contrastive_weight", contrastive_weight)):
+        factors = {"auxiliary_weight": auxiliary_weight, "contrastive_weight": contrastive_weight, **extra_losses}
+        for name, weight in factors.items():
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"{name}={weight}: a loss weight is a finite number of at least 0 (0 = off).")
         self.ignore_index = ignore_index
         self.auxiliary_weight = auxiliary_weight
         self.contrastive_weight = contrastive_weight
+        self.extra_losses = {name: weight for name, weight in extra_losses.items() if weight}
+        self.extra = nn.ModuleDict({name: _extra_loss(name, ignore_index) for name in self.extra_losses})
         self._sizes_compared = False
         self.register_buffer("class_weights", None, persistent=False)
         if class_weights is not None:
@@ -98,9 +109,9 @@ class D2LSLoss(nn.Module):
             mask: class of each pixel, any integer type, (B, H, W): 0..K-1 or `ignore_index`.
 
         Returns:
-            Scalars by name: "cross_entropy", "dice", "auxiliary" and "contrastive" (the last two only where they
-            exist), and "loss", their sum. A batch without any labelled pixel gives 0 for all of them, with zero
-            gradients: nothing is learnt from it, not even by the contrastive term (of several processes: unless
+            Scalars by name: "cross_entropy", "dice", the extra terms, "auxiliary" and "contrastive" (the last two only
+            where they exist), and "loss", their sum. A batch without any labelled pixel gives 0 for all of them, with
+            zero gradients: nothing is learnt from it, not even by the contrastive term (of several processes: unless
             another one's batch has a labelled pixel).
 
         Raises:
@@ -115,6 +126,10 @@ class D2LSLoss(nn.Module):
         weights = self._weights(logits)
         cross_entropy, dice = soft_cross_entropy_and_dice(logits, mask, self.ignore_index, weights)
         terms = {"cross_entropy": cross_entropy, "dice": dice}
+        for name, weight in self.extra_losses.items():
+            terms[name] = weight * self.extra[name](logits.float(), mask.long()).sum()
+            if name == "focal":  # the library's mean of no labelled pixel is NaN
+                terms[name] = terms[name] / (mask != self.ignore_index).sum().clamp(min=1)
         if static_logits is not None and self.auxiliary_weight:
             if static_logits.shape[1] != logits.shape[1]:
                 check_mask(static_logits, mask, self.ignore_index)
@@ -162,8 +177,17 @@ class D2LSLoss(nn.Module):
         """The settings, for printing."""
         return (
             f"ignore_index={self.ignore_index}, auxiliary_weight={self.auxiliary_weight}, "
-            f"contrastive_weight={self.contrastive_weight}"
+            f"contrastive_weight={self.contrastive_weight}, extra_losses={self.extra_losses}"
         )
+
+
+def _extra_loss(name: str, ignore_index: int) -> nn.Module:
+    if name not in EXTRA_LOSSES:
+        raise ConfigError(f"extra_losses={name!r}: expected some of {', '.join(EXTRA_LOSSES)}, each with its factor.")
+    kind, options = EXTRA_LOSSES[name]
+    smp = require("segmentation-models-pytorch", f"extra_losses={name!r}")
+    loss: nn.Module = getattr(smp.losses, kind)("multiclass", ignore_index=ignore_index, **options)
+    return loss
 
 
 def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:

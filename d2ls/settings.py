@@ -90,6 +90,12 @@ SETTINGS: dict[str, Setting] = {
     "class_weights": Setting(
         (str, tuple, list, _NONE), None, "balanced: weights of the loss from the pixels of each class, counted once"
     ),
+    "sampler": Setting(
+        (str, _NONE), None, "rare_classes: draw images more often that hold much of a class with few pixels"
+    ),
+    "extra_losses": Setting(
+        (dict,), {}, 'factors of further loss terms, {"focal": 1.0, "lovasz": 0.5}', config_only=True
+    ),
     "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", config_only=True),
     "backbone": Setting((str,), None, "timm model name", config_only=True),
     "pretrained": Setting(
@@ -140,7 +146,7 @@ SETTINGS: dict[str, Setting] = {
 _CHOICES = {
     "protocol": PROTOCOLS, "monitor": MONITORS, "monitor_mode": ("max", "min"), "lr_scheduler_interval": INTERVALS,
     "float32_matmul_precision": MATMUL_PRECISIONS, "num_workers": ("auto",), "pin_memory": ("auto",),
-    "class_weights": ("balanced",),
+    "class_weights": ("balanced",), "sampler": ("rare_classes",),
 }  # fmt: skip
 """Settings that, as text, take one of a few values."""
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -409,3 +410,72 @@ def test_another_number_of_class_weights_names_both() -> None:
     output, mask = make(classes=5)
     with pytest.raises(ConfigError, match=r"class_weights.* 3 .* 5 classes"):
         D2LSLoss(255, class_weights=[1.0, 1.0, 1.0])(output, mask)
+
+
+# --- terms of segmentation_models.pytorch ---
+
+
+def numpy_focal(logits: Tensor, mask: Tensor, ignore_index: int) -> float:
+    """Mean of (1 - p)^2 * -log p over labelled pixels and one-against-all problems of the classes."""
+    x = logits.detach().numpy().transpose(0, 2, 3, 1)[mask.numpy() != ignore_index]
+    truth = np.eye(x.shape[1])[mask.numpy()[mask.numpy() != ignore_index]]
+    p = 1 / (1 + np.exp(-np.where(truth == 1, x, -x)))
+    return float(((1 - p) ** 2 * -np.log(p)).mean()) if p.size else 0.0
+
+
+def numpy_lovasz(logits: Tensor, mask: Tensor, ignore_index: int) -> float:
+    """Lovasz extension of 1 - IoU by its definition: the sum of sorted errors times increments of the loss."""
+    labelled = mask.numpy() != ignore_index
+    x, truth = np.exp(logits.detach().numpy().transpose(0, 2, 3, 1)[labelled]), mask.numpy()[labelled]
+    p, values = x / x.sum(axis=1, keepdims=True), []
+    for k in np.unique(truth):
+        foreground = truth == k
+        errors = np.where(foreground, 1 - p[:, k], p[:, k])
+        wrong, before, total = np.zeros(len(errors), bool), 0.0, 0.0
+        for place in np.argsort(-errors, kind="stable"):
+            wrong[place] = True  # IoU where exactly these pixels are wrong
+            now = 1 - (foreground & ~wrong).sum() / (foreground | wrong).sum()
+            total, before = total + errors[place] * (now - before), now
+        values.append(total)
+    return float(np.mean(values)) if values else 0.0
+
+
+@few
+@given(batches())
+def test_extra_terms_follow_their_formulas(batch: tuple[Tensor, Tensor, int]) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    logits, mask, ignore_index = batch
+    logits.requires_grad_()
+    terms = D2LSLoss(ignore_index, extra_losses={"focal": 2.0, "lovasz": 0.5})(logits, mask)
+    assert list(terms) == ["cross_entropy", "dice", "focal", "lovasz", "loss"]
+    assert terms["focal"].item() == pytest.approx(2 * numpy_focal(logits, mask, ignore_index), rel=1e-4, abs=1e-6)
+    assert terms["lovasz"].item() == pytest.approx(numpy_lovasz(logits, mask, ignore_index) / 2, rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(terms["loss"], sum(terms[name] for name in list(terms)[:-1]))
+    assert gradient(terms["loss"], logits).isfinite().all()
+
+
+def test_extra_terms_are_the_librarys_own_in_float32() -> None:
+    losses = pytest.importorskip("segmentation_models_pytorch").losses
+    torch.manual_seed(0)
+    logits, mask = torch.randn(2, 4, 9, 7, requires_grad=True), torch.randint(0, 4, (2, 9, 7), dtype=torch.uint8)
+    mask[:, :3] = 255
+    own = D2LSLoss(255, extra_losses={"focal": 1.0, "lovasz": 1.0})
+    terms = own(logits, mask)
+    for name, kind in (("focal", losses.FocalLoss), ("lovasz", losses.LovaszLoss)):
+        theirs = kind("multiclass", ignore_index=255)(logits, mask.long())
+        torch.testing.assert_close(terms[name], theirs)
+        torch.testing.assert_close(gradient(own(logits, mask)[name], logits), gradient(theirs, logits))
+    half = own(logits.bfloat16(), mask)
+    assert half["focal"].dtype == half["lovasz"].dtype == torch.float32
+    torch.testing.assert_close(half["lovasz"], own(logits.bfloat16().float(), mask)["lovasz"])
+    assert list(D2LSLoss(255, extra_losses={"focal": 0.0})(logits, mask)) == ["cross_entropy", "dice", "loss"]
+
+
+def test_extra_terms_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="extra_losses='focl': expected some of focal, lovasz"):
+        D2LSLoss(255, extra_losses={"focl": 1.0})
+    with pytest.raises(ConfigError, match="focal=-1"):
+        D2LSLoss(255, extra_losses={"focal": -1})
+    monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
+    with pytest.raises(ConfigError, match="extra_losses='focal' needs segmentation-models-pytorch: pip install"):
+        D2LSLoss(255, extra_losses={"focal": 1.0})

@@ -28,12 +28,18 @@ class LabelCounts(NamedTuple):
     """Labels of a data set.
 
     Attributes:
-        pixels: number of pixels by label 0 to 255, (256,); labels are class indices and the ignore index.
+        by_image: number of pixels of each image by label 0 to 255, (images, 256); labels are class indices and the
+            ignore index.
         problems: one line for each mask that cannot be read or holds other values than its classes; it is not counted.
     """
 
-    pixels: NDArray[np.int64]
+    by_image: NDArray[np.int64]
     problems: list[str]
+
+    @property
+    def pixels(self) -> NDArray[np.int64]:
+        """Number of pixels by label, (256,)."""
+        return self.by_image.sum(axis=0)
 
 
 def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
@@ -67,15 +73,15 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
     Raises:
         DataError: the folders cannot be listed.
     """
-    counts = LabelCounts(np.zeros(256, np.int64), [])
     threads = THREADS if isinstance(dataset, SegmentationDataset) else 1
     chosen = range(len(dataset)) if indices is None else indices
+    counts = LabelCounts(np.zeros((len(chosen), 256), np.int64), [])
     with torch.random.fork_rng(devices=[]):  # a data set of the user's own may draw random numbers
-        for pixels in _run(partial(_labels_of, dataset), chosen, progress, threads):
+        for place, pixels in enumerate(_run(partial(_labels_of, dataset), chosen, progress, threads)):
             if isinstance(pixels, str):
                 counts.problems.append(pixels)
             else:
-                counts.pixels[:] += pixels
+                counts.by_image[place] = pixels
     return counts
 
 

@@ -4,12 +4,14 @@ import atexit
 import os
 import signal
 import weakref
+import zlib
 from collections.abc import Iterator, Sized
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, default_collate
 
@@ -25,7 +27,7 @@ _OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocess
 
 
 class SeededSampler(Sampler[SampleRequest]):
-    """A new order for each epoch, and a seed for each sample.
+    """A new order for each epoch, and a seed for each sample; with weights, some images come more often than others.
 
     Position p of an epoch is the same request whatever the number of processes: rank r takes p = r, r + world, ..., so
     that the batches of all ranks together are those of one process with the joint batch. Positions that do not fill a
@@ -47,11 +49,19 @@ class SeededSampler(Sampler[SampleRequest]):
         self.seed = seed
         self.epoch = 0
         self._begun = (0, 0)
+        self._weights: NDArray[np.float64] | None = None
         self._rank, self._world = rank, world
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; Lightning calls it."""
         self.epoch = epoch
+
+    def set_weights(self, weights: NDArray[np.float64]) -> None:
+        """Take images in proportion to weights of at least 0, one for each, not all 0; an epoch keeps its length.
+
+        An image with the share s of all weights comes n s times among n samples, rounded up or down by chance.
+        """
+        self._weights = weights
 
     def begin_at(self, epoch: int, batches: int) -> None:
         """Leave out the first batches of an epoch, which an interrupted run has done; `len` stays the same."""
@@ -60,7 +70,8 @@ class SeededSampler(Sampler[SampleRequest]):
     def order(self) -> dict[str, int]:
         """Everything besides the epoch on which its order and its batches depend."""
         _, world = _place(self._rank, self._world)
-        return {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
+        known = {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
+        return known if self._weights is None else known | {"weights": zlib.crc32(self._weights.tobytes())}
 
     def __len__(self) -> int:
         _, world = _place(self._rank, self._world)
@@ -76,7 +87,7 @@ class SeededSampler(Sampler[SampleRequest]):
         number = len(self)
         rank, world = _place(self._rank, self._world)
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(len(self.dataset))
+        order = rng.permutation(len(self.dataset) if self._weights is None else _systematic(self._weights, rng))
         seeds = rng.integers(2**62, size=len(order))
         epoch, batches = self._begun
         done = batches * self.batch_size if epoch == self.epoch else 0
@@ -228,6 +239,13 @@ def _start_worker(_: int) -> None:
     keep_freed_memory(WORKER_MEMORY)
     if hasattr(signal, "alarm"):  # not on Windows
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+def _systematic(weights: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Indices of as many images as there are weights, at equal steps along their cumulative sum."""
+    bounds, number = np.cumsum(weights), len(weights)
+    # From above 0 to the sum, so that an image of weight 0 is never met.
+    return np.searchsorted(bounds, (np.arange(number) + 1 - rng.random()) / number * bounds[-1])
 
 
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:

@@ -1,12 +1,11 @@
 """Networks of segmentation_models.pytorch on any timm backbone, to compare with under the same recipe."""
 
-import importlib
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2ls.errors import ConfigError
+from d2ls.errors import ConfigError, require
 from d2ls.models.pretrained import load_into
 
 STRIDE = 32  # of the deepest map: sides are padded to multiples of it
@@ -38,12 +37,7 @@ class SMPNetwork(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        try:
-            smp: Any = importlib.import_module("segmentation_models_pytorch")
-        except ImportError as error:
-            raise ConfigError(
-                f"decoder={decoder!r} needs segmentation-models-pytorch: pip install segmentation-models-pytorch."
-            ) from error
+        smp = require("segmentation-models-pytorch", f"decoder={decoder!r}")
         known = {
             name: kind for name, kind in vars(smp).items() if isinstance(kind, type) and issubclass(kind, nn.Module)
         }

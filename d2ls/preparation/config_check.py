@@ -93,8 +93,9 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
         problems = check_headers(dataset, _step(bar, f"{name}: headers", len(dataset)))
         pixels = None
         if name != "test":
-            pixels, faults = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
-            problems = list(dict.fromkeys([*problems, *faults, *_outside(settings, pixels, name)]))
+            counts = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
+            pixels = counts.pixels
+            problems = list(dict.fromkeys([*problems, *counts.problems, *_outside(settings, pixels, name)]))
             if name == "train" and not settings.allow_missing_classes:
                 result.problems += _missing(settings, pixels)
         result.splits.append(SplitCheck(name, len(dataset), pixels, problems))

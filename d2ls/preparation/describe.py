@@ -97,7 +97,8 @@ def advice(found: Description) -> list[str]:
     for label, pixels in found.labels.items():
         if pixels / total < RARE:
             lines.append(
-                f"{_text(label)} covers {pixels / total:.4%} of the pixels: hardly enough to learn a class from."
+                f"{_text(label)} covers {pixels / total:.4%} of the pixels: hardly enough to learn a class from "
+                "(docs/your_data.md, rare classes)."
             )
     return lines
 

@@ -30,7 +30,7 @@ _LISTED = 5  # problems that a message names
 def check_data(settings: Settings) -> list[str]:
     """Check the data of a run as far as it takes seconds; all labels are read only where a sample leaves doubts.
 
-    Sets `class_weights` of the loss where the config asks for balanced ones.
+    Sets the class weights of the loss and the weights of the sampler where the config asks for them.
 
     Returns:
         Notes for the user, one line each.
@@ -46,10 +46,12 @@ def check_data(settings: Settings) -> list[str]:
     if settings.class_weights is not None:
         weights = settings.class_weights
         if weights == BALANCED:
-            weights = _balanced(settings, _all_labels(settings))
+            weights = _balanced(settings, _all_labels(settings).sum(axis=0))
         _weight_loss(settings, weights)
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(settings.classes, weights, strict=True))
         notes.append(f"class_weights: {shown}")
+    if settings.sampler is not None:
+        notes.append(_favour_rare_classes(settings))
     return notes
 
 
@@ -96,7 +98,7 @@ def check_classes(settings: Settings) -> list[str]:
     sampled = count_labels(dataset, indices=_spread(len(dataset), SAMPLED_MASKS)).pixels
     if not sampled.any() or sampled[: settings.num_classes].all():
         return [] if sampled.any() else _missing(settings, sampled)
-    counts = sampled if len(dataset) <= SAMPLED_MASKS else _all_labels(settings)
+    counts = sampled if len(dataset) <= SAMPLED_MASKS else _all_labels(settings).sum(axis=0)
     return [] if counts[: settings.num_classes].all() else _missing(settings, counts)
 
 
@@ -159,15 +161,48 @@ def _balanced(settings: Settings, counts: NDArray[np.int64]) -> list[float]:
     return [float(pixels.sum() / (present * count)) if count else 0.0 for count in pixels]
 
 
+def _favour_rare_classes(settings: Settings) -> str:
+    """Weight the images of the training loader; gives a note."""
+    sampler: Any = settings.train_loader.sampler
+    if not hasattr(sampler, "set_weights"):
+        raise ConfigError(
+            f"sampler={settings.sampler!r}: train_loader has a {type(sampler).__name__}, which takes no weights. Make "
+            "the loader with d2ls.data.loaders.training_loader, or set sampler=None."
+        )
+    weights = rare_class_weights(_all_labels(settings)[:, : settings.num_classes])
+    sampler.set_weights(weights)
+    return (
+        f"sampler: the most favoured of {len(weights)} images comes {len(weights) * weights.max():.3g} times an epoch"
+    )
+
+
+def rare_class_weights(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Probability of each image where first a class is chosen, each alike, then an image by its share of that class.
+
+    Args:
+        pixels: of each image and class, (images, K); a class without a pixel is never chosen.
+
+    Raises:
+        DataError: no image has a pixel of any class.
+    """
+    present = pixels[:, pixels.any(axis=0)]
+    if not present.size:
+        raise DataError("sampler: no training mask has a pixel of any class.")
+    shares: NDArray[np.float64] = (present / present.sum(axis=0)).mean(axis=1)
+    return shares
+
+
 def _all_labels(settings: Settings) -> NDArray[np.int64]:
-    """Pixels by label of all training masks, (256,); kept beside the log for as long as the files stay the same."""
+    """Pixels of all training masks by label, (images, 256); kept beside the log while the files stay the same."""
     dataset = settings.train_dataset
     path, key = LOGS / f"{settings.log_name}.labels.json", _fingerprint(dataset)
     if key is not None and path.is_file():
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             if kept["files"] == key:
-                return np.array(kept["pixels"], np.int64)
+                counts = np.zeros((len(dataset), 256), np.int64)
+                counts[:, kept["labels"]] = kept["pixels"]
+                return counts
         except (OSError, ValueError, KeyError, TypeError):
             pass  # counted anew
     console = Console(stderr=True)
@@ -178,8 +213,10 @@ def _all_labels(settings: Settings) -> NDArray[np.int64]:
         raise DataError(" ".join(found.problems[:_LISTED]))
     if key is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, json.dumps({"files": key, "pixels": found.pixels.tolist()}).encode())
-    return found.pixels
+        labels = np.flatnonzero(found.pixels)
+        content = {"files": key, "labels": labels.tolist(), "pixels": found.by_image[:, labels].tolist()}
+        write_bytes(path, json.dumps(content).encode())
+    return found.by_image
 
 
 def _fingerprint(dataset: Any) -> str | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from d2ls.data import loaders as loading
 from d2ls.data.augment import Augmentation
@@ -72,6 +74,52 @@ def test_each_index_comes_first_alike() -> None:
         sampler.set_epoch(number)
         firsts.append(next(iter(sampler)).index)
     assert np.abs(np.bincount(firsts) - 200).max() < 4 * 12.3
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=20), st.integers(0, 99))
+def test_images_come_as_often_as_their_weights_say(values: list[float], seed: int) -> None:
+    weights = np.array(values)
+    weights[-1] += not weights.any()
+    sampler = SeededSampler(range(len(weights)), 1, seed=seed)
+    sampler.set_weights(weights)
+    requests = list(sampler)
+    wanted = len(weights) * weights / weights.sum()
+    found = np.bincount([request.index for request in requests], minlength=len(weights))
+    assert (found >= np.floor(wanted - 1e-9)).all()
+    assert (found <= np.ceil(wanted + 1e-9)).all()
+    assert not found[weights == 0].any()
+    assert len({request.seed for request in requests}) == len(weights), "the same image is another sample each time"
+
+
+def test_weighted_images_come_in_random_order_at_the_right_rate() -> None:
+    weights = np.array([1, 2, 3, 0.5])
+    sampler = SeededSampler(range(4), 4)
+    sampler.set_weights(weights)
+    orders = []
+    for number in range(2000):
+        sampler.set_epoch(number)
+        orders.append([request.index for request in sampler])
+    for column in np.transpose(orders):  # at each position alike
+        shares = np.bincount(column, minlength=4) / len(orders)
+        assert np.abs(shares - weights / weights.sum()).max() < 4 * np.sqrt(0.25 / len(orders))
+
+
+def test_a_weighted_epoch_goes_on_inside_and_knows_its_weights() -> None:
+    def sampler(*weights: float, batch: int = 2, **place: int) -> SeededSampler:
+        result = SeededSampler(range(5), batch, **place)
+        if weights:
+            result.set_weights(np.array(weights))
+        return result
+
+    whole = list(sampler(1, 9, 1, 2, 3))
+    later = sampler(1, 9, 1, 2, 3)
+    later.begin_at(0, 1)
+    assert list(later) == whole[2:]
+    orders = [sampler(*weights).order() for weights in ((), (1, 9, 1, 2, 3), (1, 9, 1, 2, 4))]
+    assert orders[0] == {"seed": 42, "images": 5, "batch_size": 2, "processes": 1}, "that of older checkpoints"
+    assert orders[0] != orders[1] != orders[2]
+    ranks = [list(sampler(1, 9, 1, 2, 3, batch=1, rank=rank, world=2)) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(sampler(1, 9, 1, 2, 3, batch=2, rank=0, world=1))
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -68,6 +68,16 @@ def test_a_run_and_a_resumed_run(run_folder: Path) -> None:
     assert "resume_ckpt_path" in text
 
 
+def test_extra_terms_stand_beside_the_others(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    write_config(
+        run_folder, ("loss = D2LSLoss(ignore_index,", 'loss = D2LSLoss(ignore_index, extra_losses={"focal": 1.0},')
+    )
+    assert run_main(main, ["-c", "tiny.py", "max_epoch=1"]) == 0
+    assert "focal" in capsys.readouterr().out
+    assert len(curves(page(0))["focal"]) == 1
+
+
 def test_foreign_text_is_escaped(run_folder: Path) -> None:
     write_config(
         run_folder, ("classes = vaihingen.SPEC.classes", "classes = ('</script><b>', 'B', 'C', 'D', 'E', 'F')")

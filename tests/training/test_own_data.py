@@ -22,7 +22,7 @@ from d2ls.training import data_check
 from d2ls.training.checkpoint_io import lock_folder
 from d2ls.training.trainer import train
 from tests.tiny import write_config
-from tests.training.test_trainer import WEIGHTS, log, run, saved
+from tests.training.test_trainer import WEIGHTS, assert_same_state, log, run, saved
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("run_folder")
@@ -182,6 +182,41 @@ def test_balanced_class_weights_are_counted_once() -> None:
     assert ours.loss.class_weights.tolist() == pytest.approx(1 / (2 * shares))
     with pytest.raises(ConfigError, match=r"class_weights has 3 values, num_classes=2"):
         train(load_config("own.py", {"class_weights": (1, 2, 3)}))
+
+
+def test_the_sampler_favours_rare_classes_and_a_run_goes_on_exactly(capsys: pytest.CaptureFixture[str]) -> None:
+    draw(0, 1, images=6)
+    for number in range(5):  # only the last picture has buildings
+        cv2.imwrite(f"own/train/masks/{number}.png", np.zeros((40, 48), np.uint8))
+    cv2.imwrite("own/train/masks/0.png", np.full((40, 48), 255, np.uint8))
+    path = own()
+    options = {"sampler": "rare_classes", "max_epoch": 2}
+    settings = load_config(path, options)
+    train(settings)
+    assert "sampler: the most favoured of 6 images comes 3.51 times an epoch" in capsys.readouterr().out
+    masks = [cv2.imread(f"own/train/masks/{number}.png", cv2.IMREAD_UNCHANGED) for number in range(6)]
+    ground, building = ([(mask == label).sum() for mask in masks] for label in (0, 1))
+    wanted = [g / sum(ground) / 2 + b / sum(building) / 2 for g, b in zip(ground, building, strict=True)]
+    assert data_check.rare_class_weights(np.transpose([ground, building])) == pytest.approx(wanted)
+    settings.train_loader.sampler.set_epoch(0)
+    images = [request.index for request in settings.train_loader.sampler]
+    assert images.count(5) >= 3
+    assert 0 not in images, "nothing is labelled there"
+
+    whole = saved(folder=Path("model_weights/own"))
+    train(load_config(path, options | {"max_epoch": 1}))
+    train(load_config(path, options | {"resume_ckpt_path": "last"}))
+    assert_same_state(whole, saved(folder=Path("model_weights/own")))
+    with pytest.raises(ConfigError, match="sampler='rare': expected one of rare_classes"):
+        load_config(path, {"sampler": "rare"})
+
+
+def test_a_loader_that_takes_no_weights_is_told() -> None:
+    draw(0, 1)
+    path = own(("training_loader(train_dataset, train_batch_size, num_workers=num_workers)",
+                "evaluation_loader(train_dataset, 2, num_workers=0)"))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"sampler='rare_classes': train_loader has a DistributedEvalSampler"):
+        train(load_config(path, {"sampler": "rare_classes"}))
 
 
 def test_every_header_is_read_before_the_first_step() -> None:
