@@ -68,7 +68,7 @@ def tone(colour: RGB, factor: float) -> RGB:
 
 
 def _fixed(points: ArrayLike) -> NDArray[np.int32]:
-    return np.round(np.asarray(points, dtype=np.float64) * _SUBPIXELS).astype(np.int32)
+    return np.rint(np.asarray(points, dtype=np.float64) * _SUBPIXELS).astype(np.int32)
 
 
 class Canvas:

@@ -39,7 +39,7 @@ def paint_objects(canvas: Canvas, objects: Objects, light: Light) -> None:
     canvas.shade(cv2.bitwise_and(high, (canvas.mask == Label.TREE).astype(np.uint8) * 255), 0.45)
 
 
-def _between(a: Points, b: Points, share: float) -> Points:
+def _between(a: Points, b: Points, share: float | Points) -> Points:
     """The point at a share of the way from a to b."""
     return a + (b - a) * share
 
@@ -53,9 +53,8 @@ def _inset(corners: Points, share: float) -> Points:
 def _cell(corners: Points, u0: float, u1: float, v0: float, v1: float) -> Points:
     """The part of a quadrilateral between shares u along its first edge and v along its second."""
     a, b, c, d = corners
-    return np.array(
-        [_between(_between(a, b, u), _between(d, c, u), v) for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))]
-    )
+    u, v = np.array([[u0], [u1], [u1], [u0]]), np.array([[v0], [v0], [v1], [v1]])
+    return _between(_between(a, b, u), _between(d, c, u), v)
 
 
 def _lit(face: Points, ridge: Points, light: Light, steep: float) -> float:

@@ -1,4 +1,4 @@
-"""Ground rules of a drawn scene: its colours, the way from the town's plane to the picture, a lot's own axes."""
+"""Ground rules of a drawn scene: its colours, the way from the town's plane to the picture, a parcel's own axes."""
 
 from dataclasses import dataclass
 
@@ -75,7 +75,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lot:
+class Parcel:
     """A piece of land: the middle of its street side, unit vectors along the street and away from it, its size."""
 
     origin: Points

@@ -69,6 +69,8 @@ class Site:
     def add_clutter(self, outline: Points, kind: str, height: float, lawn: bool = False) -> bool:
         """Put clutter down unless something stands there (or the ground is no lawn, where it must be)."""
         pixels = self.frame(outline)
+        if lawn and not self._on(pixels.mean(axis=0)[None], Label.LOW_VEG):
+            return False  # most places fail here, and this is far cheaper than the whole outline
         if not self.close(pixels) or not self._free(pixels, Label.LOW_VEG if lawn else None):
             return False
         colour = clutter_colour(self.rng, kind)
@@ -102,7 +104,8 @@ class Site:
         """Rounded coordinates of the points that are in the picture."""
         height, width = self.taken.shape
         at = np.rint(pixels).astype(np.int64)
-        return np.asarray(at[(at >= 0).all(axis=1) & (at < (width, height)).all(axis=1)])
+        x, y = at.T
+        return np.asarray(at[(x >= 0) & (y >= 0) & (x < width) & (y < height)])
 
     def visible(self, pixels: Points) -> bool:
         """Whether the centre of an outline is in the picture."""

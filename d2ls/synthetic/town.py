@@ -1,19 +1,25 @@
-"""The plan of a drawn scene: streets, blocks of lots, then cars, trees and clutter up to their shares."""
+"""The plan of a drawn scene: streets, blocks of parcels, then cars, trees and clutter up to their shares."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from d2ls.synthetic import lots
+from d2ls.synthetic import parcels
 from d2ls.synthetic.canvas import Label, Material, Points, tone
-from d2ls.synthetic.plan import Lot
+from d2ls.synthetic.plan import Parcel
 from d2ls.synthetic.site import CAR_LENGTH, CAR_WIDTH, Site
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in the town's plane
 _PAVEMENT = 5.5
-_KINDS = {"house": lots.house, "flats": lots.flats, "parking": lots.parking, "green": lots.green, "yard": lots.yard}
-# How often each kind of lot is dealt.
+_KINDS = {
+    "house": parcels.house,
+    "flats": parcels.flats,
+    "parking": parcels.parking,
+    "green": parcels.green,
+    "yard": parcels.yard,
+}
+# How often each kind of parcel is dealt.
 _DECK = ("house",) * 7 + ("flats",) * 3 + ("parking",) + ("green",) * 3 + ("yard",)
 
 
@@ -49,12 +55,12 @@ def build_town(site: Site) -> None:
     deck: list[str] = []
     for block in _split(site, (-half, -half, half, half), streets):
         _pave(site, block)
-        for lot in _lots(site, block):
-            if site.close(site.frame(lot.rect(0.0, lot.depth / 2, lot.width, lot.depth))):
+        for parcel in _parcels(site, block):
+            if site.close(site.frame(parcel.rect(0.0, parcel.depth / 2, parcel.width, parcel.depth))):
                 if not deck:
                     deck = [_DECK[index] for index in site.rng.permutation(len(_DECK))]
                 kind = deck.pop()
-                _KINDS[kind if min(lot.width, lot.depth) >= 44.0 else "green"](site, lot)
+                _KINDS[kind if min(parcel.width, parcel.depth) >= 44.0 else "green"](site, parcel)
     for street in streets:
         _mark(site, street)
     _street_cars(site, streets)
@@ -91,8 +97,8 @@ def _pave(site: Site, block: Box) -> None:
     site.surface(outline + inward, site.ground.lawn, Label.LOW_VEG, Material.LAWN)
 
 
-def _lots(site: Site, block: Box) -> list[Lot]:
-    """One or two rows of lots along the longer side of a block."""
+def _parcels(site: Site, block: Box) -> list[Parcel]:
+    """One or two rows of parcels along the longer side of a block."""
     x0, y0 = block[0] + _PAVEMENT, block[1] + _PAVEMENT
     size = np.array([block[2] - _PAVEMENT - x0, block[3] - _PAVEMENT - y0])
     along, across = (np.array([1.0, 0.0]), np.array([0.0, 1.0]))[:: 1 if size[0] >= size[1] else -1]
@@ -106,7 +112,7 @@ def _lots(site: Site, block: Box) -> list[Lot]:
         for left, right in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
             base = np.array([x0, y0]) + along * (left + right) / 2 + across * (depth if row else 0.0)
             inward = -across if row else across
-            found.append(Lot(origin=base, along=along, inward=inward, width=right - left, depth=depth / rows))
+            found.append(Parcel(origin=base, along=along, inward=inward, width=right - left, depth=depth / rows))
     return found
 
 
@@ -165,7 +171,7 @@ def _fill_clutter(site: Site) -> None:
         place, size = site.anywhere(), float(rng.uniform(0.8, 1.2))
         turn = float(rng.choice([0.0, np.pi / 2])) + float(rng.normal(0.0, 0.06))
         sides = (30.0 * size, 17.0) if kind == "pool" else (24.0, 10.5 * size)
-        spot = Lot(origin=place, along=np.array([1.0, 0.0]), inward=np.array([0.0, 1.0]), width=0.0, depth=0.0)
+        spot = Parcel(origin=place, along=np.array([1.0, 0.0]), inward=np.array([0.0, 1.0]), width=0.0, depth=0.0)
         outline = site.blob(place, 9.0 * size, 13.0 * size) if kind == "heap" else spot.rect(0.0, 0.0, *sides, turn)
         done = site.add_clutter(outline, kind, 0.0 if kind == "pool" else 9.0, lawn=True)
         if done and site.visible(pixels := known[-1].outline):
