@@ -39,7 +39,7 @@ from d2ls.inference import tta
 from d2ls.inference.predictor import Network, choose_device
 from d2ls.inference.sliding_window import blended_axis
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.synthetic import folders
+from tests.drawn import folders
 
 VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": vaihingen.FACTS.d4}
 

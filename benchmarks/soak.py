@@ -124,7 +124,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 
 
 def _prepare(folder: Path) -> dict[str, str]:
-    from d2ls.synthetic import folders  # noqa: PLC0415
+    from tests.drawn import folders  # noqa: PLC0415
 
     folders.write_vaihingen(folder / "data", size=96, train=24, validation=6, test=6)
     (folder / "tmp").mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from d2ls.synthetic import folders
+from tests.drawn import folders
 from tests.tiny import write_config
 
 settings.register_profile("no deadline", deadline=None)  # times say nothing on a machine that is shared

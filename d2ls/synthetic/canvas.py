@@ -109,26 +109,20 @@ class Canvas:
         """Draw a line in the picture alone: markings, ridges, seams."""
         cv2.polylines(self.image, [_fixed(points)], closed, colour, thickness, cv2.LINE_AA, _SHIFT)
 
-    def shade(self, shadow: NDArray[np.uint8], strength: float = 1.0, softness: int = 3) -> None:
-        """Darken the picture, never the mask, where a shadow (H, W; 0 none, 255 full) falls; blue sky light remains."""
-        soft = cv2.blur(shadow, (softness, softness)) if softness > 1 else shadow
-        levels = np.arange(256, dtype=np.float32)[:, None] * _SKY_LIGHT * strength
-        table = np.round(255.0 - levels).astype(np.uint8)
-        factor = cv2.LUT(cv2.merge([soft, soft, soft]), table[None])
-        self.image = cv2.multiply(self.image, factor, scale=1.0 / 255.0)
+    def shade(self, shadows: Sequence[Points]) -> None:
+        """Darken the picture, never the mask, where shadows fall, polygons (N, 2); blue sky light remains."""
+        shadow = np.zeros(self.mask.shape, dtype=np.uint8)
+        for outline in shadows:
+            cv2.fillPoly(shadow, [_fixed(outline)], 255, cv2.LINE_8, _SHIFT)
+        soft = cv2.blur(shadow, (3, 3))
+        table = np.round(255.0 - np.arange(256, dtype=np.float32)[:, None] * _SKY_LIGHT).astype(np.uint8)
+        self.image = cv2.multiply(self.image, cv2.LUT(cv2.merge([soft, soft, soft]), table[None]), scale=1.0 / 255.0)
 
 
-def sweep(shadow: NDArray[np.uint8], points: Points, offset: NDArray[np.float64]) -> None:
-    """Add to a shadow map what a convex polygon leaves when it is pushed along an offset in pixels."""
+def sweep(points: Points, offset: NDArray[np.float64]) -> Points:
+    """The outline (M, 2) of a convex polygon together with its copy at an offset, both in pixels: its shadow."""
     both = np.concatenate([points, points + offset]).astype(np.float32)
-    hull = cv2.convexHull(both)[:, 0]
-    cv2.fillPoly(shadow, [_fixed(hull)], 255, cv2.LINE_8, _SHIFT)
-
-
-def sweep_discs(shadow: NDArray[np.uint8], centres: Points, radii: NDArray[np.float64]) -> None:
-    """Add discs (N, 2) of radii (N,) to a shadow map."""
-    for middle, size in zip(_fixed(centres).tolist(), _fixed(radii).tolist(), strict=True):
-        cv2.circle(shadow, middle, size, 255, cv2.FILLED, cv2.LINE_8, _SHIFT)
+    return np.asarray(cv2.convexHull(both)[:, 0], dtype=np.float64)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, period: float) -> NDArray[np.float32]:

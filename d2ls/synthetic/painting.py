@@ -1,185 +1,116 @@
-"""How the things of a drawn scene look from above: shadows, roofs, crowns, cars, clutter."""
+"""The things of a drawn scene as they look from above: shadows, roofs, crowns, cars, clutter."""
 
 import cv2
 import numpy as np
 
-from d2ls.synthetic.canvas import RGB, Canvas, Label, Material, Points, sweep, sweep_discs, tone
-from d2ls.synthetic.objects import Building, Car, Clutter, Light, Objects
+from d2ls.synthetic.canvas import RGB, Canvas, Label, Material, Points, sweep, tone
+from d2ls.synthetic.site import Thing
 
-_WINDOW: RGB = (38, 44, 52)
+_TIERS = (("car", "container", "pool", "pond", "heap"), ("gable", "flat"), ("crown",))
 
 
-def paint_objects(canvas: Canvas, objects: Objects, light: Light) -> None:
-    """Paint all tiers, each after its shadow has fallen on what lies below it."""
-    shape = canvas.mask.shape
-    low, high, leafy = (np.zeros(shape, dtype=np.uint8) for _ in range(3))
-    for car in objects.cars:
-        sweep(low, car.corners, light.fall * car.height)
-    for clutter in objects.clutter:
-        if clutter.height > 0.0:
-            sweep(low, clutter.outline, light.fall * clutter.height)
-    for building in objects.buildings:
-        sweep(high, building.corners, light.fall * building.height)
-    for tree in objects.trees:
-        for part in (0.5, 1.0):
-            sweep_discs(leafy, tree.clumps[:8] + light.fall * tree.height * part, tree.radii[:8])
-    canvas.shade(low)
-    for clutter in objects.clutter:
-        _paint_clutter(canvas, clutter, light)
-    for car in objects.cars:
-        _paint_car(canvas, car)
-    canvas.shade(high)
-    for building in sorted(objects.buildings, key=lambda wing: wing.height):
-        _paint_building(canvas, building, light)
-    canvas.shade(leafy, 0.9, softness=5)
-    for tree in objects.trees:
-        colours = np.clip(tree.brightness[:, None] * tree.colour, 0.0, 255.0).tolist()
-        canvas.discs(tree.clumps, tree.radii, colours, Label.TREE)
+def paint_things(canvas: Canvas, things: list[Thing], rng: np.random.Generator) -> None:
+    """Paint cars and clutter, then buildings, then trees, each after its shadows have fallen on what lies below."""
+    sun = float(rng.uniform(0.0, 2.0 * np.pi))
+    towards = np.array([np.cos(sun), np.sin(sun)])
+    fall = -towards * rng.uniform(0.35, 0.95)  # the shadow of one pixel of height
+    for tier in _TIERS:
+        members = sorted((thing for thing in things if thing.kind in tier), key=lambda thing: thing.height)
+        canvas.shade([sweep(thing.outline, fall * thing.height) for thing in members])
+        for thing in members:
+            if thing.kind == "gable":
+                _paint_gable(canvas, thing, towards)
+            elif thing.kind == "flat":
+                _paint_flat(canvas, thing, fall, rng)
+            elif thing.kind == "car":
+                _paint_car(canvas, thing)
+            elif thing.kind == "crown":
+                _paint_crown(canvas, thing, towards, rng)
+            else:
+                _paint_clutter(canvas, thing)
     canvas.material[canvas.mask == Label.TREE] = Material.CROWN
-    canvas.shade(cv2.bitwise_and(high, (canvas.mask == Label.TREE).astype(np.uint8) * 255), 0.45)
-
-
-def _between(a: Points, b: Points, share: float | Points) -> Points:
-    """The point at a share of the way from a to b."""
-    return a + (b - a) * share
-
-
-def _inset(corners: Points, share: float) -> Points:
-    """A polygon shrunk towards its centre."""
-    middle = corners.mean(axis=0)
-    return middle + (corners - middle) * (1.0 - share)
 
 
 def _cell(corners: Points, u0: float, u1: float, v0: float, v1: float) -> Points:
     """The part of a quadrilateral between shares u along its first edge and v along its second."""
     a, b, c, d = corners
     u, v = np.array([[u0], [u1], [u1], [u0]]), np.array([[v0], [v0], [v1], [v1]])
-    return _between(_between(a, b, u), _between(d, c, u), v)
+    near, far = a + (b - a) * u, d + (c - d) * u
+    return np.asarray(near + (far - near) * v)
 
 
-def _lit(face: Points, ridge: Points, light: Light, steep: float) -> float:
-    """Brightness of a roof face that falls away from its ridge."""
-    down = face - ridge
-    length = float(np.hypot(*down))
-    return 1.0 + steep * float(down @ light.towards) / max(length, 1e-6)
+def _long_first(corners: Points) -> tuple[Points, float, float]:
+    """The corners so that the first edge is a long one; the lengths of the first and the second."""
+    first, second = (float(np.hypot(*(corners[at + 1] - corners[at]))) for at in (0, 1))
+    return (corners, first, second) if first >= second else (np.roll(corners, -1, axis=0), second, first)
 
 
-def _paint_building(canvas: Canvas, building: Building, light: Light) -> None:
-    corners = building.corners
-    if np.hypot(*(corners[1] - corners[0])) < np.hypot(*(corners[2] - corners[1])):
-        corners = np.roll(corners, -1, axis=0)  # the first edge is a long one
-    if building.roof == "flat":
-        _paint_flat_roof(canvas, building, corners, light)
-        return
-    material = Material.SMOOTH if building.roof == "hall" else Material.TILES
-    steep = 0.09 if building.roof == "hall" else 0.26
-    a, b, c, d = corners
-    end = 0.24 if building.roof == "hip" else 0.0
-    left, right = _between(a, d, 0.5), _between(b, c, 0.5)
-    start, stop = _between(left, right, end), _between(left, right, 1.0 - end)
-    canvas.polygon(corners, building.colour, Label.BUILDING, material)
-    ridge = (start + stop) / 2
-    for face in (np.array([a, b, stop, start]), np.array([c, d, start, stop])):
-        colour = tone(building.colour, _lit((face[0] + face[1]) / 2, ridge, light, steep))
+def _paint_gable(canvas: Canvas, roof: Thing, towards: Points) -> None:
+    """Two faces beside a ridge, the one towards the sun brighter; rows of tiles, a chimney."""
+    corners, length, depth = _long_first(roof.outline)
+    canvas.polygon(corners, roof.colour, Label.BUILDING, Material.TILES)
+    for near, far in ((0.0, 0.5), (1.0, 0.5)):
+        face = _cell(corners, 0.0, 1.0, near, far)
+        down = face[0] - face[3]
+        colour = tone(roof.colour, 1.0 + 0.26 * float(down @ towards) / max(float(np.hypot(*down)), 1e-6))
         canvas.polygon(face, colour)
-        rows = max(int(np.hypot(*(face[3] - face[0])) / 4), 1)
-        for row in range(1, rows):
-            share = row / rows
-            canvas.line([_between(face[0], face[3], share), _between(face[1], face[2], share)], tone(colour, 0.94))
-    if end:
-        canvas.polygon([b, c, stop], tone(building.colour, _lit(right, stop, light, steep)))
-        canvas.polygon([d, a, start], tone(building.colour, _lit(left, start, light, steep)))
-    canvas.line([start, stop], tone(building.colour, 1.22))
-    canvas.line(corners, tone(building.colour, 0.72), closed=True)
-    _paint_roof_windows(canvas, building, corners, light)
+        for share in np.arange(8.0, depth, 8.0) / depth:
+            canvas.line(_cell(face, 0.0, 1.0, share, share)[:2], tone(colour, 0.94))
+    canvas.line(_cell(corners, 0.0, 1.0, 0.5, 0.5)[:2], tone(roof.colour, 1.22))
+    canvas.line(corners, tone(roof.colour, 0.72), closed=True)
+    canvas.polygon(_cell(corners, 0.3, 0.3 + 4 / length, 0.40, 0.40 + 4 / depth), (128, 108, 100))
 
 
-def _paint_roof_windows(canvas: Canvas, building: Building, corners: Points, light: Light) -> None:
-    key = building.style
-    length, depth = np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[2] - corners[1]))
-    if building.roof == "hall":
-        for u in np.arange(0.15, 0.9, 0.22):
-            canvas.polygon(_cell(corners, u, u + 0.04, 0.12, 0.38), tone(building.colour, 1.25))
-            canvas.polygon(_cell(corners, u, u + 0.04, 0.62, 0.88), tone(building.colour, 1.25))
+def _paint_flat(canvas: Canvas, roof: Thing, fall: Points, rng: np.random.Generator) -> None:
+    """A bright rim around gravel; on large roofs some boxes with their shadows."""
+    corners, length, depth = _long_first(roof.outline)
+    canvas.polygon(corners, roof.colour, Label.BUILDING, Material.GRAVEL)
+    canvas.line(corners, tone(roof.colour, 1.2), 2, closed=True)
+    if depth < 24.0:
         return
-    if key % 4 == 0 and length > 30:
-        panel = _cell(corners, 0.28, 0.74, 0.10, 0.40) if key % 8 else _cell(corners, 0.28, 0.74, 0.60, 0.90)
-        canvas.polygon(panel, (40, 50, 78), None, Material.SMOOTH)
-        for share in (0.25, 0.5, 0.75):
-            canvas.line([_between(panel[0], panel[1], share), _between(panel[3], panel[2], share)], (92, 102, 124))
-    elif key % 4 == 1:
-        for u in (0.32, 0.62):
-            canvas.polygon(_cell(corners, u, u + 4 / length, 0.66, 0.66 + 4 / depth), (58, 68, 82))
-    if key % 3:
-        chimney = _cell(corners, 0.3, 0.3 + 4 / length, 0.40, 0.40 + 4 / depth)
-        canvas.polygon(chimney + light.fall * 4, tone(building.colour, 0.5))
-        canvas.polygon(chimney, (128, 108, 100))
+    for u, v in rng.uniform(0.1, 0.75, size=(3, 2)):
+        unit = _cell(corners, u, u + rng.uniform(5, 12) / length, v, v + rng.uniform(4, 9) / depth)
+        canvas.polygon(sweep(unit, fall * 5.0), tone(roof.colour, 0.55))
+        canvas.polygon(unit, (42, 52, 82) if rng.random() < 0.3 else (196, 198, 200), None, Material.SMOOTH)
 
 
-def _paint_flat_roof(canvas: Canvas, building: Building, corners: Points, light: Light) -> None:
-    key = building.style
-    length, depth = np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[2] - corners[1]))
-    canvas.polygon(corners, tone(building.colour, 1.18), Label.BUILDING, Material.GRAVEL)
-    rim = 2.2 / min(length, depth)
-    inner = _cell(corners, 2.2 / length, 1 - 2.2 / length, 2.2 / depth, 1 - 2.2 / depth)
-    if rim < 0.25:
-        canvas.polygon(inner, tone(building.colour, 0.62))  # the parapet's own shadow shows on the sunny side
-        canvas.polygon(inner - light.towards * 1.5, building.colour)
-        canvas.line(corners, tone(building.colour, 1.2), 2, closed=True)
-    if min(length, depth) < 24:
-        return
-    for index in range(2 + key % 4):
-        u, v = 0.14 + 0.62 * ((key * 7 + index * 37) % 100) / 100, 0.18 + 0.5 * ((key * 3 + index * 53) % 100) / 100
-        wide, deep = (5 + (key + index * 5) % 6) / length, (4 + (key + index * 3) % 5) / depth
-        box = _cell(corners, u, u + wide, v, v + deep)
-        shadow = cv2.convexHull(np.concatenate([box, box + light.fall * 5]).astype(np.float32))[:, 0]
-        canvas.polygon(shadow, tone(building.colour, 0.55))
-        canvas.polygon(box, (196, 198, 200) if index % 2 else tone(building.colour, 1.25), None, Material.SMOOTH)
-    if key % 3 == 0:
-        for step in np.arange(0.12, 0.85, 12 / length):
-            panel = _cell(corners, step, step + 7 / length, 0.62, 0.88)
-            canvas.polygon(panel, (42, 52, 82), None, Material.SMOOTH)
+def _paint_car(canvas: Canvas, car: Thing) -> None:
+    """A body with cut corners, dark windows and a roof."""
+    body, *_ = _long_first(car.outline)
+    hull = np.concatenate([_cell(body, 0.06, 0.95, 0.0, 1.0), _cell(body, 0.0, 1.0, 0.14, 0.86)]).astype(np.float32)
+    canvas.polygon(cv2.convexHull(hull)[:, 0], car.colour, Label.CAR, Material.SMOOTH)
+    canvas.polygon(_cell(body, 0.26, 0.88, 0.12, 0.88), (38, 44, 52))
+    canvas.polygon(_cell(body, 0.40, 0.78, 0.16, 0.84), tone(car.colour, 0.9 if sum(car.colour) > 300 else 1.25))
 
 
-def _paint_car(canvas: Canvas, car: Car) -> None:
-    body = car.corners
-    outline = np.concatenate(
-        [_cell(body, 0.14, 0.86, 0.0, 1.0)[:2], _cell(body, 0.0, 1.0, 0.06, 0.95)[1:3],
-         _cell(body, 0.10, 0.90, 0.0, 1.0)[2:], _cell(body, 0.0, 1.0, 0.06, 0.95)[[3, 0]]]
-    )  # fmt: skip
-    canvas.polygon(outline, car.colour, Label.CAR, Material.SMOOTH)
-    cabin = tone(car.colour, 0.9 if sum(car.colour) > 300 else 1.25)
-    canvas.polygon(_cell(body, 0.12, 0.88, 0.26, 0.88), _WINDOW)
-    canvas.polygon(_cell(body, 0.16, 0.84, 0.40, 0.78), cabin)
-    canvas.line(_cell(body, 0.2, 0.8, 0.03, 0.03)[:2], tone(car.colour, 1.15))
+def _paint_crown(canvas: Canvas, tree: Thing, towards: Points, rng: np.random.Generator) -> None:
+    """Clumps of leaves, brighter towards the sun."""
+    radius = float(np.hypot(*(tree.outline[1] - tree.outline[0]))) / 1.2
+    count = int(np.clip(radius * 1.8, 8, 32))
+    angle = rng.uniform(0.0, 2.0 * np.pi, count)
+    reach = radius * np.sqrt(rng.uniform(0.0, 0.62, count))
+    radii = np.maximum(radius * rng.uniform(0.16, 0.36, count), 1.6)
+    radii[:5], reach[:5] = radius * rng.uniform(0.42, 0.56, 5), reach[:5] * 0.6  # the body, below the small ones
+    offsets = np.stack([np.cos(angle), np.sin(angle)], axis=1) * reach[:, None]
+    brightness = 0.86 + 0.42 * (offsets @ towards) / radius + rng.normal(0.0, 0.10, count)
+    brightness[:5] -= 0.14
+    colours = np.clip(brightness[:, None] * tree.colour, 0.0, 255.0).tolist()
+    canvas.discs(tree.outline.mean(axis=0) + offsets, radii, colours, Label.TREE)
 
 
-def _paint_clutter(canvas: Canvas, clutter: Clutter, light: Light) -> None:
-    outline, colour = clutter.outline, clutter.colour
-    if clutter.kind == "pool":
-        canvas.polygon(outline, (214, 210, 200), Label.CLUTTER, Material.SMOOTH)
-        canvas.polygon(_inset(outline, 0.16), colour, None, Material.WATER)
-        canvas.polygon(_inset(outline, 0.16) * 0.5 + _inset(outline, 0.6) * 0.5, tone(colour, 0.9))
-    elif clutter.kind == "container":
+def _paint_clutter(canvas: Canvas, thing: Thing) -> None:
+    """Water with its rim, heaps that are brighter at the top, containers with ribs."""
+    outline, colour = thing.outline, thing.colour
+    middle = outline.mean(axis=0)
+    inner = middle + (outline - middle) * 0.8
+    if thing.kind == "container":
         canvas.polygon(outline, colour, Label.CLUTTER, Material.SMOOTH)
         for share in np.arange(0.08, 1.0, 0.12):
-            canvas.line(
-                [_between(outline[0], outline[1], share), _between(outline[3], outline[2], share)], tone(colour, 0.84)
-            )
-        canvas.line(outline, tone(colour, 0.7), closed=True)
-    elif clutter.kind == "court":
-        canvas.polygon(outline, colour, Label.CLUTTER, Material.SMOOTH)
-        for lines in (_cell(outline, 0.1, 0.9, 0.12, 0.88), _cell(outline, 0.1, 0.9, 0.24, 0.76)):
-            canvas.line(lines, (232, 232, 228), closed=True)
-        canvas.line(_cell(outline, 0.5, 0.5, 0.06, 0.94)[[0, 2]], (60, 60, 60))
-    elif clutter.kind == "heap":
-        reach = np.hypot(*np.ptp(outline, axis=0)) / 2
-        for share in (0.0, 0.25, 0.5, 0.72):
-            part = _inset(outline, share) + light.towards * reach * 0.16 * share
-            label, material = (Label.CLUTTER, Material.SOIL) if share == 0.0 else (None, None)
-            canvas.polygon(part, tone(colour, 0.76 + 0.5 * share), label, material)
-        canvas.polygon(_inset(outline, 0.55) - light.towards * reach * 0.22, tone(colour, 0.7))
+            canvas.line(_cell(outline, share, share, 0.0, 1.0)[1:3], tone(colour, 0.84))
+    elif thing.kind == "heap":
+        canvas.polygon(outline, tone(colour, 0.76), Label.CLUTTER, Material.SOIL)
+        canvas.polygon(middle + (outline - middle) * 0.6, tone(colour, 1.1))
     else:
-        canvas.polygon(outline, tone(colour, 1.5), Label.CLUTTER, Material.WATER)
-        canvas.polygon(_inset(outline, 0.12), colour)
-        canvas.polygon(_inset(outline, 0.5), tone(colour, 0.88))
+        rim: RGB = (214, 210, 200) if thing.kind == "pool" else tone(colour, 1.5)
+        canvas.polygon(outline, rim, Label.CLUTTER, Material.SMOOTH)
+        canvas.polygon(inner, colour, None, Material.WATER)

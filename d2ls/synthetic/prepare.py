@@ -8,14 +8,27 @@ from rich.progress import track
 
 from d2ls.data import io as files
 from d2ls.data.root import data_root
+from d2ls.data.sets import vaihingen
 from d2ls.errors import DataError
-from d2ls.synthetic.folders import vaihingen_patches
-from d2ls.synthetic.pieces import write_piece
+from d2ls.synthetic.scene import draw_scene
 
 FOLDER = "demo"
-VERSION = 1  # another drawing or another choice of pictures needs another number
+VERSION = 2  # another drawing or another choice of pictures needs another number
 TRAIN, VALIDATION, TEST, SIZE = 320, 16, 24, 256
 _MARKER = "drawn_by_d2ls.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A scene to be drawn and its two files."""
+
+    seed: int
+    image: Path
+    mask: Path
+
+    def exists(self) -> bool:
+        """Whether both files are there."""
+        return self.image.is_file() and self.mask.is_file()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +65,15 @@ def prepare_demo(root: Path | None = None, *, progress: bool = True) -> Path:
         DataError: the folder holds files that this function has not made, or cannot be written.
     """
     folder = (data_root() if root is None else root) / FOLDER
-    pieces = vaihingen_patches(folder, train=TRAIN, validation=VALIDATION, test=TEST, size=SIZE, seed=VERSION * 100_000)
-    names = sorted(path.relative_to(folder).as_posix() for piece in pieces for path in piece.files)
+    pieces = [
+        Piece(
+            seed=VERSION * 100_000 + at,
+            image=folder / split / "images_1024" / f"{name}.tif",
+            mask=folder / split / "masks_1024" / f"{name}.png",
+        )
+        for at, (split, name) in enumerate(patch_names(TRAIN, VALIDATION, TEST))
+    ]
+    names = sorted(path.relative_to(folder).as_posix() for piece in pieces for path in (piece.image, piece.mask))
     known = _read_marker(folder)
     stale = known is not None and (known.stale or known.version != VERSION)
     missing = [piece for piece in pieces if stale or not piece.exists()]
@@ -62,11 +82,41 @@ def prepare_demo(root: Path | None = None, *, progress: bool = True) -> Path:
     obsolete = sorted(set(known.files) - set(names)) if known else []
     _write_marker(folder, Marker(version=VERSION, complete=False, stale=stale, files=names + obsolete))
     for piece in track(missing, "Drawing the demo's scenes", disable=not (progress and missing)):
-        write_piece(piece, anew=stale)
+        write_piece(piece)
     for name in obsolete:
-        _remove(folder, name)
+        path = (folder / name).resolve()
+        if path.is_relative_to(folder.resolve()):  # never anything outside the folder
+            path.unlink(missing_ok=True)
     _write_marker(folder, Marker(version=VERSION, complete=True, stale=False, files=names))
     return folder
+
+
+def patch_names(train: int, validation: int, test: int) -> list[tuple[str, str]]:
+    """Split and file stem of Vaihingen's patches, dealt to its tiles in turn; those of the held-out tile validate."""
+    held = vaihingen.VALIDATION_TILE
+    others = [tile for tile in vaihingen.TRAIN_TILES if tile != held]
+    dealt = (("train", others, train), ("train", [held], validation), ("test", vaihingen.TEST_TILES, test))
+    return [
+        (split, f"top_mosaic_09cm_area{tiles[at % len(tiles)]}_0_{at // len(tiles)}")
+        for split, tiles, number in dealt
+        for at in range(number)
+    ]
+
+
+def write_piece(piece: Piece) -> None:
+    """Draw a scene and write its files, each whole or not at all."""
+    image, mask = draw_scene(SIZE, piece.seed)
+    for path in (piece.image, piece.mask):
+        _make_folder(path.parent)
+    files.write_tiff(piece.image, image)
+    files.write_png(piece.mask, mask)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise DataError(f"{folder}: this folder cannot be made: {problem.strerror}.") from problem
 
 
 def _read_marker(folder: Path) -> Marker | None:
@@ -89,15 +139,5 @@ def _read_marker(folder: Path) -> Marker | None:
 
 
 def _write_marker(folder: Path, marker: Marker) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise DataError(f"{folder}: this folder cannot be made: {problem.strerror}.") from problem
+    _make_folder(folder)
     files.write_bytes(folder / _MARKER, json.dumps(asdict(marker), indent=0).encode())
-
-
-def _remove(folder: Path, name: str) -> None:
-    """Delete a file that an older version has drawn; never anything outside the folder."""
-    path = (folder / name).resolve()
-    if path.is_relative_to(folder.resolve()):
-        path.unlink(missing_ok=True)

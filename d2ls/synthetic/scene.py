@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.synthetic.canvas import Canvas, add_texture, photograph
-from d2ls.synthetic.objects import Objects
-from d2ls.synthetic.painting import paint_objects
-from d2ls.synthetic.site import Site
+from d2ls.synthetic.painting import paint_things
+from d2ls.synthetic.site import Site, Thing
 from d2ls.synthetic.town import build_town
 
 
@@ -20,13 +19,13 @@ class Scene:
         image: RGB, (H, W, 3).
         mask: class indices of Vaihingen (`canvas.Label`), (H, W).
         material: what each pixel is made of (`canvas.Material`), (H, W).
-        objects: what stands there, in pixel coordinates.
+        things: what stands there, in pixel coordinates.
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     material: NDArray[np.uint8]
-    objects: Objects
+    things: list[Thing]
 
 
 def compose(size: int | tuple[int, int], seed: int, *, scale: float = 1.0) -> Scene:
@@ -38,9 +37,9 @@ def compose(size: int | tuple[int, int], seed: int, *, scale: float = 1.0) -> Sc
     canvas = Canvas(height, width)
     site = Site(rng, canvas, scale)
     build_town(site)
-    paint_objects(canvas, site.objects, site.light)
+    paint_things(canvas, site.things, rng)
     image = photograph(add_texture(canvas, rng), rng)
-    return Scene(image=image, mask=canvas.mask, material=canvas.material, objects=site.objects)
+    return Scene(image=image, mask=canvas.mask, material=canvas.material, things=site.things)
 
 
 def draw_scene(

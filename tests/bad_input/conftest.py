@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from d2ls.synthetic import folders
+from tests.drawn import folders
 from tests.inference.conftest import checkpoint
 
 __all__ = ["checkpoint"]

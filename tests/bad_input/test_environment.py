@@ -12,8 +12,8 @@ import pytest
 
 from d2ls.data.io import write_png
 from d2ls.data.sets import cloud, loveda
-from d2ls.synthetic import folders
 from tests.bad_input.running import ROOT, call, contents, full_disk, refused
+from tests.drawn import folders
 from tests.tiny import write_config
 
 ROOTS = {

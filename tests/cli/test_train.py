@@ -12,7 +12,7 @@ import torch
 import train as script
 from d2ls.cli.common import run_main
 from d2ls.settings import SETTINGS
-from d2ls.synthetic import folders
+from tests.drawn import folders
 from tests.tiny import write_config
 
 ROOT = Path(__file__).parents[2]

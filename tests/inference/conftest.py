@@ -9,7 +9,7 @@ import torch
 from d2ls.checkpoint import KEY, describe
 from d2ls.data.spec import DatasetSpec
 from d2ls.models import DynamicDictionaryLearning
-from d2ls.synthetic import folders
+from tests.drawn import folders
 
 MODEL = {"backbone": "test_convnext", "stages": 1, "width": 32}
 

@@ -46,11 +46,11 @@ def test_an_interrupted_run_is_completed(tmp_path, monkeypatch, after):
     clean = _contents(prepare_demo(tmp_path / "clean", progress=False))
     real, drawn = demo.write_piece, []
 
-    def interrupted(piece, **options):
+    def interrupted(piece):
         if len(drawn) == after:
             raise KeyboardInterrupt
         drawn.append(piece)
-        real(piece, **options)
+        real(piece)
 
     monkeypatch.setattr(demo, "write_piece", interrupted)
     with pytest.raises(KeyboardInterrupt):

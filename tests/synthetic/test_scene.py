@@ -13,13 +13,17 @@ from sklearn.tree import DecisionTreeClassifier
 from d2ls.data.sets.isprs import CLASSES
 from d2ls.synthetic import draw_scene
 from d2ls.synthetic.canvas import Canvas, Label, Material
-from d2ls.synthetic.objects import Car
-from d2ls.synthetic.scene import compose
+from d2ls.synthetic.scene import Scene, compose
+from d2ls.synthetic.site import Thing
 
 
 @pytest.fixture(scope="module")
 def twenty() -> list[tuple[np.ndarray, np.ndarray]]:
     return [draw_scene(256, seed) for seed in range(20)]
+
+
+def _cars(scene: Scene) -> list[Thing]:
+    return [thing for thing in scene.things if thing.kind == "car"]
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -89,9 +93,8 @@ def test_what_is_painted_is_what_is_labelled():
 def test_every_car_that_nothing_hides_is_labelled_where_it_stands():
     scene = compose(256, 7)
     shown = 0
-    for car in scene.objects.cars:
-        assert isinstance(car, Car)
-        x, y = np.rint(car.corners.mean(axis=0)).astype(int)
+    for car in _cars(scene):
+        x, y = np.rint(car.outline.mean(axis=0)).astype(int)
         if 0 <= x < 256 and 0 <= y < 256 and scene.mask[y, x] != Label.TREE:
             assert scene.mask[y, x] == Label.CAR
             shown += 1
@@ -101,17 +104,16 @@ def test_every_car_that_nothing_hides_is_labelled_where_it_stands():
 def test_cars_are_large_enough_for_a_stride_of_four():
     sides = []
     for seed in range(5):
-        for car in compose(256, seed).objects.cars:
-            length = np.hypot(*(car.corners[1] - car.corners[2]))
-            sides.append((length, np.hypot(*(car.corners[0] - car.corners[1]))))
-    longs, shorts = np.median(np.array(sides), axis=0)
+        for car in _cars(compose(256, seed)):
+            sides.append(sorted(np.hypot(*(car.outline[1:3] - car.outline[:2]).T)))
+    shorts, longs = np.median(np.array(sides), axis=0)
     assert 16 <= longs <= 20
     assert 7 <= shorts <= 9
 
 
 def test_scale_makes_everything_smaller():
-    cars = [compose(128, seed, scale=0.5).objects.cars for seed in range(4)]
-    lengths = [np.hypot(*(car.corners[1] - car.corners[2])) for scene in cars for car in scene]
+    cars = [_cars(compose(128, seed, scale=0.5)) for seed in range(4)]
+    lengths = [np.hypot(*(car.outline[1:3] - car.outline[:2]).T).max() for scene in cars for car in scene]
     assert 7 <= np.median(lengths) <= 11
 
 

@@ -17,7 +17,7 @@ from d2ls.checkpoint import load_weights, read_checkpoint
 from d2ls.config import load_config
 from d2ls.data.loaders import SeededSampler, collate
 from d2ls.metrics import SegmentationMetrics
-from d2ls.synthetic import folders
+from tests.drawn import folders
 from tests.tiny import write_config
 from tests.training.test_trainer import assert_same
 

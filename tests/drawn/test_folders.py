@@ -9,7 +9,7 @@ from PIL import Image
 from d2ls.data import io as files
 from d2ls.data import labels
 from d2ls.data.sets import cloud, dubai, grass, loveda, potsdam, uavid, vaihingen
-from d2ls.synthetic import folders as synthetic
+from tests.drawn import folders as synthetic
 
 
 @pytest.fixture
