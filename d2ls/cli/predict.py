@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python predict.py -w model.ckpt -i scene.tif -o maps
   python predict.py -w model.ckpt -i scenes/ -o maps -t lr --polygons --min-area 20 --resume
   python predict.py -w model.ckpt -i list.txt -o maps --shard 2/8
+  python predict.py -w model.onnx -i scene.tif -o maps
 
 A map has the georeference of its raster, the classes' names and colours, and 255 where there is no data. PNG and JPEG
 give a PNG. In a job array of Slurm each task takes its share of the rasters by itself."""
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of predict.py."""
     result = cli.parser("Segment rasters of any size with a trained network; needs no config and no labels.", EXAMPLES)
     add = result.add_argument
-    add("-w", "--weights", type=Path, required=True, metavar="FILE", help="checkpoint of a training run")
+    add("-w", "--weights", type=Path, required=True, metavar="FILE", help="checkpoint, model folder or .onnx")
     add(
         "-i",
         "--input",

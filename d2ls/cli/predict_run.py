@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import tta
 from d2ls.inference.maps import MapFiles, OutputError
+from d2ls.inference.onnx_network import OnnxNetwork, onnx_file
 from d2ls.inference.predictor import Network, check_precision, choose_device
 from d2ls.inference.raster import Segmentation
 from d2ls.inference.raster_file import RASTER_SUFFIXES, RasterFile, fingerprint, open_raster
@@ -52,8 +53,34 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     share, shares = options.shard
     if not 1 / 16 <= options.scale <= 16:
         raise ConfigError(f"--scale {options.scale}: expected a factor from 1/16 to 16.")
-    windows = Windows(options.window, options.window, options.overlap)
     rasters = list_rasters(options.input)
+    job = load_job(options, command)
+    skipped = 0
+    for path in rasters[share - 1 :: shares]:
+        try:
+            job.predict(path)
+        except DataError as problem:
+            print(f"error: {problem}", file=sys.stderr)
+            skipped += 1
+    return cli.EXIT_BAD_INPUT if skipped else 0
+
+
+def load_job(options: argparse.Namespace, command: list[str]) -> "Job":
+    """The network of the options, ready to segment rasters; arguments as of `run`.
+
+    Raises:
+        CheckpointError: it cannot be read, or does not say its classes and bands.
+        ConfigError: options that contradict each other or this machine.
+    """
+    windows = Windows(options.window, options.window, options.overlap)
+    further = {"checkpoint": str(options.weights), "command": shlex.join(command)}
+    if (onnx := onnx_file(options.weights)) is not None:
+        if options.precision:
+            raise ConfigError(f"--precision {options.precision}: an ONNX file has its own. Leave the option out.")
+        exported = OnnxNetwork(onnx, options.device)
+        spec, work = exported.spec, segmentation(options, exported, exported.spec, exported.prepare, windows)
+        decisive = {"checkpoint_sha256": exported.sha256, "precision": "onnx", "device": exported.provider}
+        return Job(options, spec, work, decisive, further)
     device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
     if device.type == "cpu":
         keep_freed_memory(_KEPT)
@@ -64,19 +91,9 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
             "training run). Use the test script of its data set, with -c."
         )
     network = Network(checkpoint.build(), device, precision)
-    job = Job(
-        options, checkpoint.spec, segmentation(options, network, checkpoint.spec, windows),
-        {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type},
-        {"checkpoint": str(options.weights), "command": shlex.join(command)},
-    )  # fmt: skip
-    skipped = 0
-    for path in rasters[share - 1 :: shares]:
-        try:
-            job.predict(path)
-        except DataError as problem:
-            print(f"error: {problem}", file=sys.stderr)
-            skipped += 1
-    return cli.EXIT_BAD_INPUT if skipped else 0
+    work = segmentation(options, network, checkpoint.spec, normalisation(checkpoint.spec), windows)
+    decisive = {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type}
+    return Job(options, checkpoint.spec, work, decisive, further)
 
 
 def list_rasters(path: Path) -> list[Path]:
@@ -101,24 +118,32 @@ def list_rasters(path: Path) -> list[Path]:
     return found
 
 
-def segmentation(options: argparse.Namespace, network: Network, spec: DatasetSpec, windows: Windows) -> Segmentation:
-    """Window, overlap, views and scale that the options ask for."""
+def segmentation(
+    options: argparse.Namespace,
+    network: Network | OnnxNetwork,
+    spec: DatasetSpec,
+    prepare: Callable[[NDArray[Any]], Tensor],
+    windows: Windows,
+) -> Segmentation:
+    """Window, overlap, views and scale that the options ask for; `prepare` gives values as the network takes them."""
     views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(spec.name).d4 if spec.name in sets.names() else _D4}[
         options.tta
     ]
     views = replace(views, scales=tuple(options.scale * scale for scale in views.scales))
-    factor, summand = (torch.from_numpy(values)[:, None, None] for values in spec.scale_and_offset())
 
     def model(images: Tensor) -> Tensor:
         return tta.mean_logits(network, images.to(network.device), views, options.tta_batch)
 
-    def normalise(pixels: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(pixels.astype(np.float32)).mul_(factor).add_(summand).nan_to_num_(0, 0, 0)
-
     return Segmentation(
-        model, normalise, spec.num_classes, windows, options.batch_size,
+        model, prepare, spec.num_classes, windows, options.batch_size,
         probabilities=options.probabilities, confidence=options.confidence or options.polygons,
     )  # fmt: skip
+
+
+def normalisation(spec: DatasetSpec) -> Callable[[NDArray[Any]], Tensor]:
+    """Normalised float32 values (C, h, w), of values as a raster holds them; NaN becomes the mean."""
+    factor, summand = (torch.from_numpy(values)[:, None, None] for values in spec.scale_and_offset())
+    return lambda pixels: torch.from_numpy(pixels.astype(np.float32)).mul_(factor).add_(summand).nan_to_num_(0, 0, 0)
 
 
 @dataclass(frozen=True)

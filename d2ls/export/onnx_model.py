@@ -19,7 +19,8 @@ class OnnxModel:
 
     Args:
         path: the file.
-        providers: onnxruntime's execution providers in order of preference; CUDA, then the processor, by default.
+        providers: onnxruntime's execution providers in order of preference, each a name or a pair of name and options;
+            CUDA, then the processor, by default.
         threads: of the processor; onnxruntime's choice by default.
 
     Attributes:
@@ -27,13 +28,14 @@ class OnnxModel:
         spec: classes, colours, bands and type of the images.
         window: side of the images it was trained for, in pixels.
         resolution: ground size of a pixel in metres; None if unknown.
+        provider: the execution provider that is used.
 
     Raises:
-        ConfigError: onnxruntime is not installed.
-        CheckpointError: no such file, not readable, or not written by `tools/export_model.py`.
+        ConfigError: onnxruntime is not installed, or without the providers.
+        CheckpointError: no such file, not readable, not written by `tools/export_model.py`, or a tile for map software.
     """
 
-    def __init__(self, path: str | Path, *, providers: list[str] | None = None, threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, *, providers: list[Any] | None = None, threads: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"no file {self.path}.")
@@ -46,10 +48,12 @@ class OnnxModel:
         if threads is not None:
             options.intra_op_num_threads = threads
         installed = onnxruntime.get_available_providers()
+        chosen = providers or [name for name in PROVIDERS if name in installed]
+        names = [entry if isinstance(entry, str) else entry[0] for entry in chosen]
+        if missing := [name for name in names if name not in installed]:
+            raise ConfigError(f"{path}: this onnxruntime has no {missing[0]}, only {', '.join(installed)}.")
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(self.path), options, providers=providers or [name for name in PROVIDERS if name in installed]
-            )
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=chosen)
             metadata = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime's own kinds
             raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
@@ -61,6 +65,13 @@ class OnnxModel:
                 f"{path} does not say what its classes and bands are ({error}). Expected a file that "
                 "tools/export_model.py --onnx wrote."
             ) from error
+        self.provider: str = self._session.get_providers()[0]
+        if providers and self.provider != names[0]:
+            raise ConfigError(f"{path}: {names[0]} cannot be used on this machine; onnxruntime offers {self.provider}.")
+        if any(isinstance(side, int) for side in self._session.get_inputs()[0].shape[2:]):
+            raise CheckpointError(
+                f"{path} takes tiles of one size, for map software; --onnx writes a file for images of any size."
+            )
         self.window: int = self.facts["pretrained_cfg"]["input_size"][-1]
         self.resolution: float | None = self.facts["ground_resolution"]
 
