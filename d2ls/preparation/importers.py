@@ -1,0 +1,284 @@
+"""Labels of annotation tools (COCO, labelme, GeoJSON) as masks of class values in the folder layout.
+
+A pixel belongs to a polygon if its centre does; where shapes overlap, the later one of the labels' file lies on top.
+"""
+
+import base64
+import csv
+import io
+import json
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyogrio.raw
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio import features, warp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import array_bounds
+from shapely.geometry import mapping, shape
+
+from d2ls.data import io as files
+from d2ls.data.pairs import list_images
+from d2ls.data.sets.folder import CLASSES, PALETTE, read_classes
+from d2ls.errors import ConfigError, DataError, require
+
+Mask = NDArray[np.uint8]
+Burn = Callable[[Mask, int], object]  # sets a value in a mask (H, W) where one shape lies
+MOST_CLASSES = 254  # beside the background; 255 is the ignore index
+_MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, shapely.errors.ShapelyError)
+
+
+class Labelled(NamedTuple):
+    """An image with its shapes.
+
+    Attributes:
+        image: its file.
+        size: height and width that the labels are for.
+        shapes: label of each shape and what draws it, in the order of the labels' file.
+    """
+
+    image: Path
+    size: tuple[int, int]
+    shapes: list[tuple[str, Burn]]
+
+
+def read_coco(path: Path, images: Path) -> list[Labelled]:
+    """Read a COCO file of instances: polygons, and run lengths (RLE), compressed or not.
+
+    Args:
+        path: the JSON file; all images that it lists are taken, also those without a shape.
+        images: folder that its file names begin in.
+
+    Raises:
+        DataError: it cannot be read, or is of another kind.
+        ConfigError: it holds run lengths, and pycocotools is not installed.
+    """
+    content = _json(path)
+    try:
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        found = {
+            image["id"]: Labelled(images / image["file_name"], (int(image["height"]), int(image["width"])), [])
+            for image in content["images"]
+        }
+        for one in content["annotations"]:
+            outline, labelled = one["segmentation"], found[one["image_id"]]
+            if isinstance(outline, Mapping):
+                require("pycocotools", f"{path}: a shape in run lengths")
+                burn: Burn = partial(_burn_runs, outline)
+            else:
+                burn = partial(_burn_geometries, [_polygon(np.reshape(ring, (-1, 2))) for ring in outline])
+            labelled.shapes.append((names[one["category_id"]], burn))
+    except _MALFORMED as error:
+        raise _unlike(path, "COCO instances", error) from error
+    return list(found.values())
+
+
+def read_labelme(path: Path, images: Path) -> list[Labelled]:
+    """Read what labelme saved: polygons, rectangles, circles and masks; lines and points have no area.
+
+    Args:
+        path: folder of its JSON files, or one of them; images without one are left out.
+        images: folder of the images that they name.
+
+    Raises:
+        DataError: no JSON file, or one that cannot be read or is of another kind.
+    """
+    found = []
+    for file in [path] if path.is_file() else sorted(path.glob("*.json")):
+        content = _json(file)
+        try:
+            name = str(content["imagePath"]).replace("\\", "/").rpartition("/")[2]
+            size = int(content["imageHeight"]), int(content["imageWidth"])
+            shapes = [(str(one["label"]), _labelme_shape(one)) for one in content["shapes"]]
+        except (*_MALFORMED, OSError) as error:
+            raise _unlike(file, "labelme", error) from error
+        found.append(Labelled(images / name, size, shapes))
+    if not found:
+        raise DataError(f"{path}: no JSON file in it. Give the folder into which labelme saved them.")
+    return found
+
+
+def read_geojson(path: Path, images: Path, column: str | None = None) -> list[Labelled]:
+    """Read polygons in map coordinates: GeoJSON, or any other vector file that GDAL reads.
+
+    Args:
+        path: one file for all images.
+        images: folder of georeferenced images; all of them are taken, also those without a polygon.
+        column: that holds the class names; None where there is one column only.
+
+    Raises:
+        ConfigError: the column is not there, or not given among several.
+        DataError: a file cannot be read, an image has no georeference, or no polygon lies on any image.
+    """
+    try:
+        meta, _, geometries, columns = pyogrio.raw.read(path)
+        polygons = shapely.from_wkb(geometries)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, *_MALFORMED) as error:
+        raise _unlike(path, "GeoJSON", error) from error
+    names = [str(name) for name in meta["fields"]]
+    if column not in names and (column is not None or len(names) != 1):
+        raise ConfigError(f"--column {column}: expected a column of {path} with class names: {', '.join(names)}.")
+    labels = columns[names.index(column) if column else 0]
+    kept = shapely.area(polygons) > 0  # neither points nor lines
+    polygons, labels = polygons[kept], labels[kept]
+    if empty := sum(label is None or str(label) == "nan" for label in labels):
+        raise DataError(f"{path}: {empty} of {len(labels)} polygons have no class in the column {column or names[0]}.")
+    placed: dict[Any, NDArray[Any]] = {}
+    found = []
+    for image in list_images(images).values():
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(image) as raster:
+            crs, transform, size = raster.crs, raster.transform, raster.shape
+        if crs is None or meta["crs"] is None:
+            raise DataError(f"{path if crs else image}: no coordinate reference system; it must say where it lies.")
+        if crs not in placed:
+            moved = warp.transform_geom(meta["crs"], crs, [mapping(polygon) for polygon in polygons])
+            placed[crs] = np.array([shape(polygon) for polygon in moved], dtype=object)
+        there = np.flatnonzero(shapely.intersects(placed[crs], shapely.box(*array_bounds(*size, transform))))
+        burns: list[tuple[str, Burn]] = [
+            (str(labels[at]), partial(_burn_geometries, [placed[crs][at]], transform=transform)) for at in there
+        ]
+        found.append(Labelled(image, size, burns))
+    if not any(labelled.shapes for labelled in found):
+        raise DataError(
+            f"{path}: none of its {len(polygons)} polygons lies on one of the {len(found)} images of {images}."
+        )
+    return found
+
+
+def write_folder(
+    found: Sequence[Labelled], folder: Path, split: str | None = None, *, background: str = "background",
+    overwrite: bool = False, progress: Callable[[], object] = lambda: None,
+) -> dict[str, int]:  # fmt: skip
+    """Write masks, copy images, and make the table of classes where there is none.
+
+    Args:
+        found: the images.
+        folder: gets `images`, `masks` and `classes.csv`; the names of a table that is there are kept to.
+        split: sub-folder of `images` and `masks`; None: none.
+        background: class of the pixels outside all shapes; "ignore": they count nowhere.
+        overwrite: whether masks that are there are replaced.
+        progress: called after each image.
+
+    Returns:
+        Pixels by class.
+
+    Raises:
+        DataError: an image is missing, of another size than its labels, or has the name of another one.
+        ConfigError: a mask is there already, or a label is not in the table of classes.
+    """
+    masks, pictures = (folder / kind / (split or "") for kind in ("masks", "images"))
+    targets = [masks / f"{labelled.image.stem}.png" for labelled in found]
+    _check(found, targets, overwrite)
+    values = _class_values(folder / CLASSES, background, sorted({label for one in found for label, _ in one.shapes}))
+    masks.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
+    pixels: Counter[int] = Counter()
+    for labelled, target in zip(found, targets, strict=True):
+        mask = np.full(labelled.size, values[background], np.uint8)
+        for label, burn in labelled.shapes:
+            burn(mask, values[label])
+        files.write_png(target, mask)
+        copy = pictures / labelled.image.name
+        if not (copy.exists() and copy.samefile(labelled.image)):
+            shutil.copyfile(labelled.image, copy)
+        pixels.update(dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist())))
+        progress()
+    return {name: pixels[value] for name, value in values.items()}
+
+
+def _check(found: Sequence[Labelled], targets: Sequence[Path], overwrite: bool) -> None:
+    if missing := [labelled.image for labelled in found if not labelled.image.is_file()]:
+        raise DataError(f"{len(missing)} of {len(found)} images are not there (first: {missing[0]}). Give --images.")
+    for labelled in found:
+        height, width = files.read_size(labelled.image)
+        if (height, width) != labelled.size:
+            sizes = f"{width} x {height} pixels, its labels are for {labelled.size[1]} x {labelled.size[0]}"
+            raise DataError(f"{labelled.image}: {sizes}. Give the images that were labelled, not resized or turned.")
+    if len(set(targets)) < len(targets):
+        twice = Counter(targets).most_common(1)[0][0].stem
+        raise DataError(f"two images have the name {twice}. Rename one of them, or import them with two --split.")
+    if not overwrite and (there := [target for target in targets if target.exists()]):
+        raise ConfigError(
+            f"{len(there)} masks are there already (first: {there[0]}). Give --overwrite to replace them."
+        )
+
+
+def _class_values(table: Path, background: str, labels: Iterable[str]) -> dict[str, int]:
+    """Values by class name: those of the table, or of a new one with the background first."""
+    names = list(dict.fromkeys([background, *labels]))
+    if not table.exists():
+        if len(names) > MOST_CLASSES + 1:
+            raise DataError(f"{len(names)} different labels: expected {MOST_CLASSES} classes at most.")
+        stream = io.StringIO()
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(("value", "colour", "name", "scored"))
+        for value, name in enumerate(names):
+            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[value % len(PALETTE)])
+            rows.writerow((value, colour, name, int(name != "ignore")))
+        table.parent.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(table, stream.getvalue().encode())
+    known = {entry.name: entry.value for entry in reversed(read_classes(table)) if entry.value is not None}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"{table}: no value for {', '.join(unknown)}; it has {', '.join(known)}. Add a line for each, such as "
+            f"{max(known.values(), default=-1) + 1},,{unknown[0]},1."
+        )
+    return {name: known[name] for name in names}
+
+
+def _labelme_shape(one: Mapping[str, Any]) -> Burn:
+    points, kind = np.reshape(one["points"], (-1, 2)).astype(float), one.get("shape_type") or "polygon"
+    if kind == "mask":
+        with Image.open(io.BytesIO(base64.b64decode(one["mask"]))) as picture:
+            return partial(_burn_window, np.array(picture) > 0, *points[0].round().astype(int).tolist())
+    if kind == "rectangle":
+        geometry = shapely.box(*points.min(axis=0), *points.max(axis=0))
+    elif kind == "circle":
+        centre, edge = points
+        geometry = shapely.Point(centre).buffer(float(np.hypot(*(edge - centre))), quad_segs=64)
+    else:
+        geometry = _polygon(points) if kind == "polygon" else shapely.Polygon()
+    return partial(_burn_geometries, [geometry])
+
+
+def _polygon(points: NDArray[Any]) -> shapely.Polygon:
+    """A polygon (N, 2); an empty one of fewer than three points, which have no area."""
+    return shapely.Polygon(points if len(points) > 2 else None)
+
+
+def _burn_geometries(geometries: Sequence[Any], mask: Mask, value: int, transform: Any = None) -> None:
+    drawn = [(geometry, value) for geometry in geometries if not geometry.is_empty]
+    if drawn:
+        features.rasterize(drawn, out=mask, transform=transform or rasterio.Affine.identity())
+
+
+def _burn_runs(outline: Mapping[str, Any], mask: Mask, value: int) -> None:
+    from pycocotools import mask as coder  # noqa: PLC0415  (optional)
+
+    runs = coder.frPyObjects(outline, *mask.shape) if isinstance(outline["counts"], list) else outline
+    mask[coder.decode(runs).astype(bool)] = value
+
+
+def _burn_window(window: NDArray[np.bool_], left: int, top: int, mask: Mask, value: int) -> None:
+    part = mask[top : top + window.shape[0], left : left + window.shape[1]]
+    part[window[: part.shape[0], : part.shape[1]]] = value
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _unlike(path, "JSON", error) from error
+
+
+def _unlike(path: Path, kind: str, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read as {kind} ({type(error).__name__}: {error}).")
