@@ -35,7 +35,6 @@ from d2ls.memory import keep_freed_memory
 _DECISIVE = ("window", "overlap", "scale", "tta", "bands", "probabilities", "confidence", "polygons")
 _D4 = Views(hflip=True, vflip=True, rot90=True)  # where the data set's own test has no other meaning of d4
 _KEPT = 256 << 20  # bytes that the process keeps after it has freed them
-_COUNTED = 1 << 24  # pixels that are counted at once
 
 
 def run(options: argparse.Namespace, command: list[str]) -> int:
@@ -206,13 +205,12 @@ class Job:
         except DataError:
             files.discard()
             raise
-        classes = files.layer("classes")
         files.build(tuple(name for name in ("probabilities", "confidence") if getattr(options, name)))
         summary: dict[str, Any] = dict(self.further)
         if options.polygons:
             summary["polygons"] = files.add_polygons(options.min_area, options.simplify)
         seconds = time.perf_counter() - started
-        counts = _count(classes)
+        counts = files.counts().tolist()
         data = sum(counts[: self.spec.num_classes]) or 1
         shares = {name: counts[index] / data for index, name in enumerate(self.spec.classes)}
         area = raster.square_metres
@@ -221,15 +219,6 @@ class Job:
         told = [f"{n} {s:.1%}" + (f" ({hectares[n]:,.2f} ha)" if hectares else "") for n, s in shares.items() if s]
         speed = new * raster.width / 1e6 / seconds
         _tell(f"{files.path}: {seconds:.1f} s, {speed:.2f} megapixels/s; {', '.join(told) or 'no data'}")
-
-
-def _count(classes: NDArray[np.uint8]) -> list[int]:
-    """Pixels of each value, (256,), of a layer on the disk."""
-    step = max(1, _COUNTED // classes.shape[1])
-    counts = np.zeros(256, np.int64)
-    for top in range(0, len(classes), step):
-        counts += np.bincount(classes[top : top + step].ravel(), minlength=256)
-    return counts.tolist()
 
 
 def _tell(line: str) -> None:

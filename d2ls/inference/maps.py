@@ -10,6 +10,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _RECORD = "run.json"
 _LAYERS = (".probabilities.tif", ".confidence.tif")
 _RESULTS = (*_LAYERS, *(f"{layer}.aux.xml" for layer in _LAYERS), ".gpkg")
 _SHARE = 1.5  # bytes of disk for each byte of the raw layers: themselves, and the files they become
+_COUNTED = 1 << 20  # pixels that are counted at once
 _COG = {"driver": "COG", "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": 512}
 
 
@@ -133,6 +135,13 @@ class MapFiles:
     def layer(self, name: str) -> NDArray[np.uint8]:
         """A layer of one band, (H, W), mapped from the disk."""
         return np.memmap(self._part / f"{name}.raw", np.uint8, "r", shape=(self._raster.height, self._raster.width))
+
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels of each value of the classes, (256,); the file is read, as a mapped one would count as memory."""
+        with (self._part / "classes.raw").open("rb") as file:
+            parts = iter(partial(file.read, _COUNTED), b"")
+            counted = [np.bincount(np.frombuffer(part, np.uint8), minlength=256) for part in parts]
+        return np.sum(counted, axis=0)
 
     def build(self, results: tuple[str, ...]) -> None:
         """Write the map, its style and the other layers that are results to `ready`.

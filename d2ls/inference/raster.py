@@ -1,13 +1,16 @@
 """Prediction on rasters of any size: windows are read, segmented and blended a few rows at a time.
 
-Memory is about window x width x (4 K + bytes of the input's bands) and a constant; it does not grow with the height.
+Memory is about width x (4 K x overlapping rows + 2 x window x bytes of the input's bands) and a constant; it does not
+grow with the height.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2ls.inference.predictor import classes_of
-from d2ls.inference.sliding_window import Axis, WindowMap, Windows, blend_rows, blended_axis
+from d2ls.inference.sliding_window import Axis, Blend, Windows, blended_axis
 from d2ls.inference.tta import Model
 from d2ls.inference.writer import Writer
 
@@ -24,7 +27,6 @@ NODATA = 255
 """Value of pixels without a prediction, in every layer of a map."""
 LEVELS = 250
 """Value of the probability 1 in a layer of probabilities; 0 is 0."""
-_CHUNK = 1 << 20  # pixels whose probabilities are turned into classes at once
 
 Pixels = NDArray[Any]
 
@@ -40,23 +42,27 @@ class Source(Protocol):
     def width(self) -> int:
         """Columns."""
 
+    @property
+    def chunk(self) -> int:
+        """Rows that are read at once: of whole blocks of the file, where these are low."""
+
     def read(self, top: int, bottom: int) -> tuple[Pixels, NDArray[np.bool_]]:
         """Values (C, n, W) of the rows from top to bottom, and where they are data, (n, W)."""
 
 
-class WindowRow(NamedTuple):
-    """The input of one row of windows.
+class Window(NamedTuple):
+    """The input of one window.
 
     Attributes:
-        row: its number.
-        own: rows of the raster, from its first, that no later row of windows covers.
-        pixels: values, (C, h, W).
-        valid: where they are data, (h, W).
+        row: its number from the top.
+        column: its number from the left.
+        pixels: values, (C, h, w); None where none of them is data.
+        valid: where the pixels that no later window covers are data, (n, m).
     """
 
     row: int
-    own: int
-    pixels: Pixels
+    column: int
+    pixels: Pixels | None
     valid: NDArray[np.bool_]
 
 
@@ -125,69 +131,121 @@ class Segmentation:
         columns = blended_axis(source.width, self.windows.width, self.windows.overlap)
         first = next((i for i, start in enumerate(rows.starts) if start + rows.window > finished), len(rows.starts))
         progress(finished)
-        valid: deque[NDArray[np.bool_]] = deque()
-        with closing(_read_rows(source, rows, first)) as inputs, Writer(write, waiting=2) as writer:
-            for row, summed in blend_rows(rows, columns, self._maps(inputs, columns, valid), first):
-                top, known = rows.starts[row], valid.popleft()
-                if top >= finished:
-                    writer.put(self._result(top, summed, known))
-                    progress(len(known))
+        with closing(_read_windows(source, rows, columns, first)) as inputs, Writer(write, waiting=1) as writer:
 
-    def _maps(self, inputs: Iterator[WindowRow], columns: Axis, valid: deque[NDArray[np.bool_]]) -> Iterator[WindowMap]:
-        """Probabilities of the windows in order; those without data are left out."""
-        waiting: list[tuple[int, int, Tensor]] = []
-        for row, own, pixels, data in inputs:
-            valid.append(data[:own].copy())
-            for column, left in enumerate(columns.starts):
-                if not data[:, left : left + columns.window].any():
-                    continue
-                waiting.append((row, column, self.normalise(pixels[:, :, left : left + columns.window])))
-                if len(waiting) == self.batch:
-                    yield from self._segment(waiting)
-                    waiting.clear()
-        if waiting:
-            yield from self._segment(waiting)
+            def done(result: Rows) -> None:
+                writer.put(result)
+                progress(len(result.classes))
 
-    def _segment(self, windows: list[tuple[int, int, Tensor]]) -> Iterator[WindowMap]:
-        logits = self.model(torch.stack([window for _, _, window in windows]))
-        for (row, column, _), values in zip(windows, logits, strict=True):
-            yield WindowMap(row, column, values.softmax(dim=0))
+            with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=2) as assembly:
+                for windows in self._batches(inputs):
+                    cuts = [self.normalise(window.pixels) for window in windows if window.pixels is not None]
+                    maps = iter(self.model(torch.stack(cuts)) if cuts else ())
+                    for window in windows:
+                        assembly.put((window, None if window.pixels is None else next(maps)))
 
-    def _result(self, top: int, summed: Tensor | None, valid: NDArray[np.bool_]) -> Rows:
-        shape = valid.shape
-        classes = np.full(shape, NODATA, np.uint8)
-        confidence = np.full(shape, NODATA, np.uint8) if self.confidence else None
-        probabilities = np.full((self.num_classes, *shape), NODATA, np.uint8) if self.probabilities else None
-        step = max(1, _CHUNK // shape[1])
-        for begin in range(0, shape[0] if summed is not None else 0, step):
-            part, known = summed[None, :, begin : begin + step], valid[begin : begin + step]  # type: ignore[index]
-            rows = slice(begin, begin + step)
-            classes[rows][known] = classes_of(part, self.num_classes)[0].numpy()[known]
-            if confidence is not None:
-                confidence[rows][known] = _levels(part.amax(dim=1))[0][known]
-            if probabilities is not None:
-                probabilities[:, rows][:, known] = _levels(part)[0][:, known]
-        return Rows(top, classes, probabilities, confidence)
+    def _batches(self, inputs: Iterator[Window]) -> Iterator[list[Window]]:
+        """Windows of one row in order, so that a resumed run groups them in the same way; `batch` of them have data."""
+        for _, row in groupby(inputs, attrgetter("row")):
+            group: list[Window] = []
+            for window in row:
+                group.append(window)
+                if sum(w.pixels is not None for w in group) == self.batch:
+                    yield group
+                    group = []
+            yield group
+
+
+class _Assembly:
+    """Maps of windows become rows of a map, in a thread of their own.
+
+    Args:
+        settings: the layers that are wanted.
+        rows: the windows from the top to the bottom.
+        columns: the windows from the left to the right.
+        finished: rows at the top that are left out.
+        done: called for successive rows.
+    """
+
+    def __init__(
+        self, settings: Segmentation, rows: Axis, columns: Axis, finished: int, done: Callable[[Rows], None]
+    ) -> None:
+        self._settings, self._rows, self._columns = settings, rows, columns
+        self._finished, self._done = finished, done
+        self._blend = Blend(rows, columns)
+        self._open: Rows | None = None
+
+    @torch.inference_mode()
+    def add(self, item: tuple[Window, Tensor | None]) -> None:
+        """Blend a window with those before it.
+
+        Args:
+            item: the window, and its logits (K, h, w).
+        """
+        (row, column, _, valid), logits = item
+        part = self._blend.add(row, column, None if logits is None else logits.softmax(dim=0))
+        top = self._rows.starts[row]
+        if top < self._finished:
+            return
+        if self._open is None:
+            self._open = self._empty(top, len(valid))
+        if part is not None:
+            left, known = self._columns.starts[column], valid.shape[1]
+            self._fill(self._open, slice(left, left + known), part[None], valid)
+        if column == len(self._columns.starts) - 1:
+            self._done(self._open)
+            self._open = None
+
+    def _empty(self, top: int, number: int) -> Rows:
+        settings, shape = self._settings, (number, self._columns.ends[-1])
+        return Rows(
+            top,
+            np.full(shape, NODATA, np.uint8),
+            np.full((settings.num_classes, *shape), NODATA, np.uint8) if settings.probabilities else None,
+            np.full(shape, NODATA, np.uint8) if settings.confidence else None,
+        )
+
+    def _fill(self, rows: Rows, columns: slice, part: Tensor, valid: NDArray[np.bool_]) -> None:
+        """Write the layers of probabilities (1, K, n, m)."""
+        np.copyto(rows.classes[:, columns], classes_of(part, self._settings.num_classes)[0].numpy(), where=valid)
+        if rows.confidence is not None:
+            np.copyto(rows.confidence[:, columns], _levels(part.amax(dim=1))[0], where=valid)
+        if rows.probabilities is not None:
+            np.copyto(rows.probabilities[:, :, columns], _levels(part)[0], where=valid)
 
 
 def _levels(probabilities: Tensor) -> NDArray[np.uint8]:
     return probabilities.mul(LEVELS).round_().clamp_(0, LEVELS).to(torch.uint8).cpu().numpy()
 
 
-def _read_rows(source: Source, rows: Axis, first: int) -> Generator[WindowRow]:
-    """The input of each row of windows; rows of the raster are read once, and ahead, by a thread."""
-    if first == len(rows.starts):
-        return
+def _read_windows(source: Source, rows: Axis, columns: Axis, first: int) -> Generator[Window]:
+    """The windows in order; chunks of rows are read once, by a thread, as far ahead as the next row of windows."""
+    chunks: deque[_Chunk] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="d2ls-reader") as pool:
-        top = rows.starts[first]
-        waiting = pool.submit(source.read, top, top + rows.window)
-        kept: tuple[Pixels, NDArray[np.bool_]] | None = None
+        asked = rows.starts[first] // source.chunk * source.chunk if first < len(rows.starts) else 0
         for row in range(first, len(rows.starts)):
-            pixels, valid = waiting.result()
-            if row + 1 < len(rows.starts):
-                waiting = pool.submit(source.read, rows.starts[row] + rows.window, rows.starts[row + 1] + rows.window)
-            if kept is not None:
-                pixels, valid = np.concatenate((kept[0], pixels), axis=1), np.concatenate((kept[1], valid))
-            own = rows.ends[row] - rows.starts[row]
-            yield WindowRow(row, own, pixels, valid)
-            kept = pixels[:, own:], valid[own:]
+            top, end = rows.starts[row], rows.starts[row] + rows.window
+            while chunks and chunks[0].bottom <= top:
+                chunks.popleft()
+            ahead = rows.starts[min(row + 1, len(rows.starts) - 1)] + rows.window
+            for begin in range(asked, ahead, source.chunk):
+                asked = min(begin + source.chunk, source.height)
+                chunks.append(_Chunk(begin, asked, pool.submit(source.read, begin, asked)))
+            parts = [(chunk, *chunk.pixels.result()) for chunk in chunks if chunk.top < end]
+            for column, left in enumerate(columns.starts):
+                across = slice(left, left + columns.window)
+                along = [slice(max(0, top - chunk.top), end - chunk.top) for chunk, _, _ in parts]
+                valid = np.concatenate([mask[cut, across] for (*_, mask), cut in zip(parts, along, strict=True)])
+                pixels = None
+                if valid.any():
+                    cuts = [values[:, cut, across] for (_, values, _), cut in zip(parts, along, strict=True)]
+                    pixels = np.concatenate(cuts, axis=1)
+                yield Window(row, column, pixels, valid[: rows.ends[row] - top, : columns.ends[column] - left])
+
+
+class _Chunk(NamedTuple):
+    """Rows of the raster that are being read, from `top` to `bottom`: values (C, n, W), and where they are data."""
+
+    top: int
+    bottom: int
+    pixels: Future[tuple[Pixels, NDArray[np.bool_]]]

@@ -14,7 +14,7 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from d2ls.data import io as files
@@ -26,7 +26,8 @@ from d2ls.errors import DataError
 RASTER_SUFFIXES = (*SUFFIXES, ".vrt")
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 _LARGEST_VRT = 1 << 24  # bytes
-_CACHE = 32 << 20  # bytes of GDAL's block cache, beside two rows of blocks
+_CACHE = 32 << 20  # bytes of GDAL's block cache, beside the rows of blocks that it reads twice
+_HIGHEST_BLOCK = 1024  # rows of blocks that are read whole
 _END = 1 << 20  # bytes at both ends of a file that its fingerprint covers
 
 
@@ -40,6 +41,7 @@ class RasterFile:
         width: columns.
         read: values (C, n, W) of the rows from a first to a last, which is not included, and where they are data,
             (n, W); raises a DataError where the file is damaged.
+        chunk: rows that are best read at once.
         crs: coordinate reference system; None where the file has none.
         transform: from columns and rows to coordinates; the identity where the file has none.
     """
@@ -48,6 +50,7 @@ class RasterFile:
     height: int
     width: int
     read: Callable[[int, int], tuple[NDArray[Any], NDArray[np.bool_]]]
+    chunk: int = 256
     crs: CRS | None = None
     transform: Affine = Affine.identity()  # noqa: RUF009  (immutable)
 
@@ -97,11 +100,17 @@ def open_raster(path: Path, spec: DatasetSpec, bands: Sequence[int] | None = Non
         raise DataError(f"{path}: cannot be opened: {_reason(problem)}.") from problem
     with dataset:
         numbers = _check(path, dataset, spec, bands)
-        item = np.dtype(dataset.dtypes[0]).itemsize
-        blocks = 2 * max(shape[0] for shape in dataset.block_shapes) * dataset.width * dataset.count * item
-        with rasterio.Env(GDAL_CACHEMAX=_CACHE + blocks):
+        block = max(shape[0] for shape in dataset.block_shapes)
+        whole = block <= _HIGHEST_BLOCK
+        least = 512 if driver == "VRT" else 256  # the sources' blocks are mostly of one or the other
+        chunk = block * max(1, least // block) if whole else least
+        # Blocks are read again for the mask, and for the next chunk where they are higher than one.
+        masked = any(flags != [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
+        again = masked * chunk if whole else 2 * block
+        cache = again * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+        with rasterio.Env(GDAL_CACHEMAX=_CACHE + cache):
             read = partial(_read_rows, path, dataset, list(numbers), spec.nodata)
-            yield RasterFile(path, dataset.height, dataset.width, read, dataset.crs, dataset.transform)
+            yield RasterFile(path, dataset.height, dataset.width, read, chunk, dataset.crs, dataset.transform)
 
 
 def fingerprint(path: Path) -> str:
@@ -167,7 +176,7 @@ def _read_rows(
         valid &= (pixels != nodata).any(axis=0)
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=0)
-    return pixels, valid
+    return pixels, np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
 
 
 def _check(path: Path, dataset: Any, spec: DatasetSpec, bands: Sequence[int] | None) -> Sequence[int]:

@@ -1,10 +1,8 @@
-"""Sliding-window inference: where windows lie, and how their maps are blended, a few rows at a time."""
+"""Sliding-window inference: where windows lie, and how their maps are blended, one after the other."""
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,14 +61,6 @@ class Axis:
         return (*self.starts[1:], self.starts[-1] + self.window)
 
 
-class WindowMap(NamedTuple):
-    """The map of one window: values (K, h, w), and the window's numbers from the top and from the left."""
-
-    row: int
-    column: int
-    values: Tensor
-
-
 def axis(length: int, window: int, overlap: float = 0.0) -> Axis:
     """Place windows of one size along a side, which is padded at its beginning where they do not fit.
 
@@ -112,50 +102,55 @@ def blended_axis(length: int, window: int, overlap: float) -> Axis:
     return Axis(0, starts, weights.float())
 
 
-def blend_rows(
-    rows: Axis, columns: Axis, maps: Iterable[WindowMap], first: int = 0
-) -> Iterator[tuple[int, Tensor | None]]:
-    """Weighted sums of windows, from the top to the bottom.
+class Blend:
+    """Weighted sums of windows, which are added from the left to the right, row of windows by row of windows.
 
-    Only rows that windows still to come may change are held: K x window x width values.
+    Held are the sums that a window still to come may change: those of one window, and of the rows that two rows of
+    windows share, K x (window - step) x width values.
 
     Args:
         rows: the windows from the top to the bottom.
         columns: the windows from the left to the right.
-        maps: in order, row by row; windows may be left out.
-        first: number of the first row of windows.
-
-    Yields:
-        For each row of windows, its number and the rows of the image that no later window covers, (K, n, width); they
-        are valid until the next is asked for. None where no window has come yet.
     """
-    held: Tensor | None = None
-    ends, width = rows.ends, columns.ends[-1]
-    row = first
-    for at, column, values in maps:
-        while row < at:
-            yield row, None if held is None else held[:, : ends[row] - rows.starts[row]]
-            _shift(held, ends[row] - rows.starts[row])
-            row += 1
-        if held is None:
-            held = values.new_zeros(len(values), rows.window, width)
-        left = columns.starts[column]
-        weights = torch.outer(rows.weights[at], columns.weights[column]).to(values)
-        held[:, :, left : left + columns.window].addcmul_(values, weights)
-    for last in range(row, len(ends)):
-        yield last, None if held is None else held[:, : ends[last] - rows.starts[last]]
-        _shift(held, ends[last] - rows.starts[last])
 
+    def __init__(self, rows: Axis, columns: Axis) -> None:
+        self._rows, self._columns = rows, columns
+        self._shared = [start + rows.window - end for start, end in zip(rows.starts, rows.ends, strict=True)]
+        self._below: Tensor | None = None  # (K, rows, width): of the row of windows above, and of this one to the left
+        self._left: Tensor | None = None  # (K, window, columns): what the window to the left shares with the next
 
-def _shift(held: Tensor | None, number: int) -> None:
-    """Drop the first rows of (K, H, W) in place and append as many zero rows, without a second copy of all."""
-    if held is None or number == 0:
-        return
-    height = held.shape[1]
-    for top in range(0, height - number, number):
-        count = min(number, height - number - top)
-        held[:, top : top + count] = held[:, top + number : top + number + count]
-    held[:, height - number :] = 0
+    def add(self, row: int, column: int, values: Tensor | None) -> Tensor | None:
+        """Add a window.
+
+        Args:
+            row: its number from the top; the first window that is added is the leftmost of any row.
+            column: its number from the left.
+            values: (K, h, w); None of a window that is left out, whose values count as 0.
+
+        Returns:
+            The pixels of the image that no later window covers, (K, n, m), from the window's top left corner; None
+            while no window had values.
+        """
+        rows, columns = self._rows, self._columns
+        left, right, own = columns.starts[column], columns.starts[column] + columns.window, columns.ends[column]
+        if self._below is None or self._left is None:
+            if values is None:
+                return None
+            self._below = values.new_zeros(len(values), max(self._shared), columns.ends[-1])
+            self._left = values.new_zeros(len(values), rows.window, 0)
+        if values is None:
+            summed = self._below.new_zeros(len(self._below), rows.window, columns.window)
+        else:
+            summed = values * torch.outer(rows.weights[row], columns.weights[column]).to(values)
+        known = columns.starts[column - 1] + columns.window - left if column else 0
+        if self._left.shape[2] == known:
+            summed[:, :, :known] += self._left
+        above = self._shared[row - 1] if row else 0
+        summed[:, :above, known:] += self._below[:, :above, left + known : right]
+        finished, last = rows.ends[row] - rows.starts[row], own - left
+        self._below[:, : rows.window - finished, left:own] = summed[:, finished:, :last]
+        self._left = summed[:, :, last:]
+        return summed[:, :finished, :last]
 
 
 def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 1) -> Tensor:
@@ -175,15 +170,18 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
     padded = _black(height + rows.padding, width + columns.padding, frame)
     padded[:, rows.padding :, columns.padding :] = frame
 
-    def maps() -> Iterator[WindowMap]:
-        places = list(product(enumerate(rows.starts), enumerate(columns.starts)))
-        for group in (places[at : at + batch] for at in range(0, len(places), batch)):
-            cuts = [padded[:, y : y + rows.window, x : x + columns.window] for (_, y), (_, x) in group]
-            for ((row, _), (column, _)), logits in zip(group, model(torch.stack(cuts)), strict=True):
-                yield WindowMap(row, column, logits)
-
-    parts = [part.clone() for _, part in blend_rows(rows, columns, maps()) if part is not None]
-    return torch.cat(parts, dim=1)[:, rows.padding :, columns.padding :]
+    blend, places = Blend(rows, columns), list(product(enumerate(rows.starts), enumerate(columns.starts)))
+    whole: Tensor | None = None
+    for group in (places[at : at + batch] for at in range(0, len(places), batch)):
+        cuts = [padded[:, y : y + rows.window, x : x + columns.window] for (_, y), (_, x) in group]
+        for ((row, y), (column, x)), logits in zip(group, model(torch.stack(cuts)), strict=True):
+            part = blend.add(row, column, logits)
+            assert part is not None
+            if whole is None:
+                whole = part.new_empty(len(part), *padded.shape[-2:])
+            whole[:, y : rows.ends[row], x : columns.ends[column]] = part
+    assert whole is not None
+    return whole[:, rows.padding :, columns.padding :]
 
 
 def _black(height: int, width: int, like: Tensor) -> Tensor:

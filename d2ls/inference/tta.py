@@ -58,6 +58,8 @@ def mean_logits(model: Model, image: Tensor, views: Views, batch: int = 1) -> Te
     Returns:
         (B, K, H, W).
     """
+    if views == NONE:
+        return model(image)
     scales = ttach.Compose([Scale(views.scales, (image.shape[-2], image.shape[-1]))])
     turns = _turns(views)
     merger = Merger("mean", n=len(scales))

@@ -22,9 +22,10 @@ CLASSES = 4
 class Array:
     """A raster in memory that notes which rows were read."""
 
-    def __init__(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, pixels: NDArray[Any], valid: NDArray[np.bool_] | None = None, chunk: int = 8) -> None:
         self.pixels, self.valid = pixels, np.ones(pixels.shape[1:], bool) if valid is None else valid
         self.height, self.width = pixels.shape[1:]
+        self.chunk = chunk
         self.read_rows: list[tuple[int, int]] = []
 
     def read(self, top: int, bottom: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
