@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # parameters of glibc's mallopt
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # parameters of glibc's mallopt
 _LARGEST_THRESHOLD = 32 << 20  # the most that every glibc takes
 _MAPS = 65536  # blocks that may be mapped: glibc's default, which a parent may have changed
 
@@ -16,7 +16,7 @@ def keep_freed_memory(most: int | None = None) -> bool:
     more than the arithmetic. The process then stays near its peak of memory until it ends.
 
     Args:
-        most: bytes that are retained, for processes of which there are many; None: all.
+        most: bytes that are retained, by all threads together, for processes of which there are many; None: all.
 
     Returns:
         Whether it was asked: not where the C library has no such setting (it is not glibc), or where an environment
@@ -30,5 +30,10 @@ def keep_freed_memory(most: int | None = None) -> bool:
     if most is None:
         settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
     else:
-        settings = {_MMAP_MAX: _MAPS, _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
+        settings = {
+            _MMAP_MAX: _MAPS,
+            _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD),
+            _TRIM_THRESHOLD: most,
+            _ARENA_MAX: 1,
+        }
     return all(mallopt(parameter, value) for parameter, value in settings.items())

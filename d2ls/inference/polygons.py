@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio.raw
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -151,6 +150,8 @@ def write_polygons(
     Returns:
         The number of polygons.
     """
+    import pyogrio.raw  # noqa: PLC0415  (a hundred megabytes where pandas is installed)
+
     coefficients = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     offset = np.array([transform.c, transform.f])
     waiting = iter(polygons)

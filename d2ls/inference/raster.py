@@ -137,7 +137,7 @@ class Segmentation:
                 writer.put(result)
                 progress(len(result.classes))
 
-            with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=2) as assembly:
+            with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=1) as assembly:
                 for windows in self._batches(inputs):
                     cuts = [self.normalise(window.pixels) for window in windows if window.pixels is not None]
                     maps = iter(self.model(torch.stack(cuts)) if cuts else ())

@@ -149,7 +149,7 @@ class Blend:
         summed[:, :above, known:] += self._below[:, :above, left + known : right]
         finished, last = rows.ends[row] - rows.starts[row], own - left
         self._below[:, : rows.window - finished, left:own] = summed[:, finished:, :last]
-        self._left = summed[:, :, last:]
+        self._left = summed[:, :, last:].clone()  # without the rest of the window
         return summed[:, :finished, :last]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d2ls.data.augment import normalise
 from d2ls.errors import ConfigError
-from d2ls.inference.sliding_window import Windows, axis, segment_windows
+from d2ls.inference.sliding_window import Blend, Windows, axis, blended_axis, segment_windows
 
 LENGTHS = st.integers(1, 300)
 WINDOWS = st.integers(1, 120)
@@ -105,3 +105,29 @@ def test_batches_are_of_full_windows_and_no_larger_than_asked() -> None:
 def test_impossible_windows(values: tuple[int, int, float]) -> None:
     with pytest.raises(ConfigError):
         Windows(*values)
+
+
+@given(st.tuples(LENGTHS, LENGTHS), st.tuples(WINDOWS, WINDOWS), st.floats(0, 0.9), st.data())
+@settings(max_examples=40)
+def test_blended_windows_are_the_weighted_sum_over_the_whole_image(
+    size: tuple[int, int], window: tuple[int, int], overlap: float, data: st.DataObject
+) -> None:
+    """Any values, windows left out among them, from any row of windows on."""
+    rows, columns = (blended_axis(*arguments, overlap) for arguments in zip(size, window, strict=True))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    first = data.draw(st.integers(0, len(rows.starts) - 1))
+    whole, found, known = (np.zeros((2, *size)) for _ in range(3))
+    blend = Blend(rows, columns)
+    for row, top in list(enumerate(rows.starts))[first:]:
+        for column, left in enumerate(columns.starts):
+            values = torch.from_numpy(rng.random((2, rows.window, columns.window))) if rng.random() < 0.7 else None
+            if values is not None:
+                weights = torch.outer(rows.weights[row], columns.weights[column]).double()
+                whole[:, top : top + rows.window, left : left + columns.window] += (values * weights).numpy()
+            part = blend.add(row, column, values)
+            block = slice(None), slice(top, rows.ends[row]), slice(left, columns.ends[column])
+            known[block] += 1
+            if part is not None:
+                found[block] = part.numpy()
+    assert (known[:, rows.starts[first] :] == 1).all()
+    np.testing.assert_allclose(found[:, rows.starts[first] :], whole[:, rows.starts[first] :], atol=1e-9)
