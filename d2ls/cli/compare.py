@@ -1,11 +1,15 @@
 """Command line of comparisons."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -31,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.run is not None:
         from d2ls.compare.run import run  # noqa: PLC0415  (--help needs no torch)
 
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         run(options.run)
         return 0
     if not options.config:
@@ -45,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share, shares = options.shard
     failed = _run_all(options, [job for place, job in enumerate(jobs) if place % shares == share - 1])
     if failed:
-        print(f"{failed} runs failed; what went wrong stands in their train.log. Run again to go on.", file=sys.stderr)
+        print(f"error: {failed} of the runs failed. Run again to go on.", file=sys.stderr)
         return EXIT_BAD_INPUT
     return _conclude(options, variants, jobs)
 
@@ -92,6 +97,7 @@ def _folder(options: Namespace, variant: Any, seed: int) -> Path:
 def _run_all(options: Namespace, jobs: list[Any]) -> int:
     """Make the runs that have no result yet; gives the number of those that failed."""
     from d2ls.compare.run import fingerprint, overrides_of, read_result, write_job  # noqa: PLC0415
+    from d2ls.compare.statistics import mean_iou  # noqa: PLC0415
     from d2ls.config import load_config  # noqa: PLC0415
 
     slots: SimpleQueue[int] = SimpleQueue()
@@ -113,11 +119,20 @@ def _run_all(options: Namespace, jobs: list[Any]) -> int:
             return True
         write_job(folder, variant, seed)
         slot = slots.get()
-        print(f"{words}: running, output in {folder / 'train.log'}", flush=True)
+        log, begin = folder / "train.log", time.monotonic()
+        print(f"{words}: running, output in {log}", flush=True)
         try:
-            return _process(folder, slot if options.parallel > 1 else None) == 0
+            failed = _process(folder, slot if options.parallel > 1 else None) != 0
         finally:
             slots.put(slot)
+        result = read_result(folder)
+        if failed or result is None:
+            last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+            print(f"{words}: failed: {last}", flush=True)
+            return False
+        took = timedelta(seconds=round(time.monotonic() - begin))
+        print(f"{words}: mIoU {100 * mean_iou(result):.2f} % after {took}", flush=True)
+        return True
 
     with ThreadPoolExecutor(options.parallel) as pool:
         return sum(not succeeded for succeeded in pool.map(make, enumerate(jobs, start=1)))
@@ -130,8 +145,17 @@ def _process(folder: Path, gpu: int | None) -> int:
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
     command = [sys.executable, "-m", "d2ls.cli.compare", "--run", str(folder)]
-    with (folder / "train.log").open("ab") as log:
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    with (
+        (folder / "train.log").open("ab") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment) as process,
+    ):
+        return process.wait()
+
+
+def _end_with_parent() -> None:
+    """Stop in order, as on SIGTERM, when the program that started this run is gone: it held the other end of stdin."""
+    if not os.read(0, 1):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _conclude(options: Namespace, variants: list[Any], jobs: list[Any]) -> int:
@@ -158,7 +182,8 @@ def _conclude(options: Namespace, variants: list[Any], jobs: list[Any]) -> int:
     notes = tables.notes_on(results)
     paths = tables.write(options.output, rows, first["classes"], notes)
     console = Console()
-    console.print(tables.terminal(rows, f"{first['dataset']}: {len(first['images'])} test images, per cent"))
+    title = f"{first['dataset']}: {len(first['images'])} test images, seeds: {options.seeds}, per cent"
+    console.print(tables.terminal(rows, first["classes"], title))
     for note in notes:
         console.print(note, highlight=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)

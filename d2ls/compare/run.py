@@ -123,13 +123,13 @@ def _measure(settings: Settings) -> dict[str, Any]:
     """Parameters, multiply-adds of one image, seconds of a training step, peak memory of this process."""
     device = choose_device("auto")
     net: nn.Module = settings.net.to(device)
+    batch: Mapping[str, Any] = next(iter(settings.train_loader))
+    image, mask = batch["image"].to(device), batch["mask"].to(device)
     counter = FlopCounterMode(display=False)
     frozen = copy.deepcopy(net).requires_grad_(False).eval()  # the counter takes hold of whatever has a gradient
     with torch.no_grad(), counter:
-        frozen(torch.zeros(1, 3, FLOP_SIZE, FLOP_SIZE, device=device))
+        frozen(image.new_zeros(1, image.shape[1], FLOP_SIZE, FLOP_SIZE))
     del frozen
-    batch: Mapping[str, Any] = next(iter(settings.train_loader))
-    image, mask = batch["image"].to(device), batch["mask"].to(device)
     net.train()
     loss = settings.loss.to(device)
     seconds = []
@@ -147,7 +147,9 @@ def _measure(settings: Settings) -> dict[str, Any]:
         "multiply_adds": counter.get_total_flops() // 2,
         "seconds_per_step": statistics.median(seconds[1:]),
         "peak_memory_mb": _peak_memory(device) / 2**20,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads",
+        "device": torch.cuda.get_device_name()
+        if device.type == "cuda"
+        else f"a CPU (threads: {torch.get_num_threads()})",
     }
 
 

@@ -47,6 +47,11 @@ def spreads(counts: Counts, scored: Sequence[int]) -> dict[str, Any]:
     return result
 
 
+def mean_iou(result: Mapping[str, Any]) -> float:
+    """mIoU, 0..1, of one run's result."""
+    return float(spreads(np.array([result["counts"]]), result["scored"])["mIoU"].mean)
+
+
 def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str = "mIoU") -> dict[str, Difference]:
     """Every variant against the first by a paired bootstrap: the same images are drawn for both.
 

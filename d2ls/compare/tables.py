@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.markup import escape as rich_escape
 from rich.table import Table
 
-from d2ls.compare.statistics import CONFIDENCE, RESAMPLES, Counts, Difference, Spread, differences, spreads
+from d2ls.compare.statistics import CONFIDENCE, RESAMPLES, Counts, Difference, Spread, differences, mean_iou, spreads
 from d2ls.data.io import write_bytes
 from d2ls.errors import DataError
 from d2ls.inference.scores import MEANS
+from d2ls.report import page
 
 FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.html")
 
@@ -63,7 +66,7 @@ def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[Row]:
     rows = []
     for name, runs in results.items():
         found = spreads(counts[name], first["scored"])
-        single = [spreads(counts[name][place : place + 1], first["scored"])["mIoU"].mean for place in range(len(runs))]
+        single = [mean_iou(one) for one in runs]
         keys = ("parameters", "multiply_adds", "seconds_per_step", "peak_memory_mb")
         cost = {key: float(np.median([one[key] for one in runs])) for key in keys}
         means = {mean: found[mean] for mean in MEANS}
@@ -74,11 +77,14 @@ def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[Row]:
 def notes_on(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Sentences below the table: its statistics, and what a reader must know."""
     first = next(iter(results.values()))[0]
+    devices = " and ".join(sorted({one["device"] for runs in results.values() for one in runs}))
     notes = [
-        "Mean and sample standard deviation over seeds. Against the first variant: difference of mIoU with the "
-        f"{CONFIDENCE:.0%} interval of a paired bootstrap over the {len(first['images'])} test images ({RESAMPLES} "
-        "samples), and the share of the samples in which the variant is better. Seconds of a training step and memory "
-        f"of the whole run on {first['device']}; multiply-adds of one image of {first['flop_size']} px."
+        f"Mean and sample standard deviation over the seeds ({len(next(iter(results.values())))}), per cent. Against "
+        f"the first variant: difference of mIoU with the {CONFIDENCE:.0%} interval of a paired bootstrap over the "
+        f"{len(first['images'])} test images ({RESAMPLES} samples), and the share of the samples in which the variant "
+        f"is better. All runs were tested on the same images (SHA-256 {first['images_sha256'][:12]}). Seconds of a "
+        f"training step and memory of the whole run on {devices}; multiply-adds of one image of {first['flop_size']} "
+        "px."
     ]
     if any(one["chosen_on_test_images"] for runs in results.values() for one in runs):
         notes.append(
@@ -88,19 +94,31 @@ def notes_on(results: dict[str, list[dict[str, Any]]]) -> list[str]:
     return notes
 
 
-def terminal(rows: Sequence[Row], title: str) -> Table:
-    """The table for a terminal."""
-    table = Table(title=title, title_justify="left")
-    for place, name in enumerate(HEADER):
-        table.add_column(name, justify="left" if place == 0 else "right")
-    for row in rows:
-        table.add_row(*_cells(row, "±"))
+def terminal(rows: Sequence[Row], classes: Sequence[str], title: str) -> Group:
+    """The tables for a terminal of 80 columns: difference, further scores, cost."""
+    cells = [_cells(row, "±") for row in rows]
+    scores = [[HEADER[at], *(line[at] for line in cells)] for at in (4, 5)]
+    scores += [[f"IoU {name}", *(_spread(row.per_class[at], "±") for row in rows)] for at, name in enumerate(classes)]
+    return Group(
+        title,
+        _for_terminal(HEADER[:4], [line[:4] for line in cells]),
+        _for_terminal(("score", *(row.name for row in rows)), scores),
+        _for_terminal((HEADER[0], *HEADER[6:]), [[line[0], *line[6:]] for line in cells]),
+    )
+
+
+def _for_terminal(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for line in lines:
+        table.add_row(*map(rich_escape, line))
     return table
 
 
 def write(folder: Path, rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> list[Path]:
     """Write the table as Markdown, CSV, LaTeX and a page; each whole or not at all."""
-    texts = (_markdown(rows, classes, notes), _csv(rows, classes), _latex(rows), _page(rows, classes, notes))
+    texts = (_markdown(rows, classes, notes), _csv(rows, classes), _latex(rows, classes), _page(rows, classes, notes))
     paths = [folder / name for name in FILES]
     for path, text in zip(paths, texts, strict=True):
         write_bytes(path, text.encode())
@@ -108,7 +126,7 @@ def write(folder: Path, rows: Sequence[Row], classes: Sequence[str], notes: Sequ
 
 
 HEADER = (
-    "variant", "seeds", "mIoU", "against the first", "better in", "mean F1", "OA", "parameters, M", "multiply-adds, G",
+    "variant", "mIoU", "against the first", "better in", "mean F1", "OA", "parameters, M", "multiply-adds, G",
     "s a step", "memory, MB",
 )  # fmt: skip
 
@@ -120,7 +138,6 @@ def _cells(row: Row, sign: str, dash: str = "-") -> list[str]:
     better = row.difference.better
     return [
         row.name,
-        str(row.seeds),
         _spread(row.means["mIoU"], sign),
         dash if is_first else against,
         dash if is_first or math.isnan(better) else f"{better:.0%}",
@@ -168,14 +185,18 @@ def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def _latex(rows: Sequence[Row]) -> str:
-    head = ("Variant", "mIoU", "Difference", "Better", "Mean F1", "OA", "Parameters (M)")
-    picked = (0, 2, 3, 4, 5, 6, 7)
-    body = [[_escape(_cells(row, r"$\pm$", "--")[place]) for place in picked] for row in rows]
-    lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"
-    rules = [begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(rules) + "\n"
+def _latex(rows: Sequence[Row], classes: Sequence[str]) -> str:
+    lines = [_cells(row, r"$\pm$", "--") for row in rows]
+    for line in lines:
+        line[2] = line[2] if line[2] == "--" else line[2].replace("-", "$-$")
+    by_class = [[row.name, *(_spread(value, r"$\pm$") for value in row.per_class)] for row in rows]
+    return _tabular(HEADER, lines) + "\n" + _tabular(("IoU", *classes), by_class)
+
+
+def _tabular(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    head, *body = (" & ".join(map(_escape, cells)) + r" \\" for cells in (header, *lines))
+    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _escape(text: str) -> str:
@@ -185,18 +206,18 @@ def _escape(text: str) -> str:
 
 
 def _page(rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> str:
-    loader = PackageLoader("d2ls.compare")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     values = [value for row in rows for value in row.single]
     low, high = min(values), max(values)
     margin = max(high - low, 0.01) * 0.1
     positions = {row.name: [_place(value, low - margin, high + margin) for value in row.single] for row in rows}
     means = {row.name: _place(row.means["mIoU"].mean, low - margin, high + margin) for row in rows}
-    return environment.get_template("comparison.html").render(
-        header=HEADER, cells=[_cells(row, "±") for row in rows], rows=rows, classes=classes, notes=notes,
-        per_class=[[_spread(value, "±") for value in row.per_class] for row in rows],
-        positions=positions, means=means, low=f"{100 * (low - margin):.1f}", high=f"{100 * (high + margin):.1f}",
-    )  # fmt: skip
+    content = {
+        "header": HEADER, "cells": [_cells(row, "±") for row in rows], "rows": rows, "classes": classes, "notes": notes,
+        "per_class": [[_spread(value, "±") for value in row.per_class] for row in rows],
+        "positions": positions, "means": means, "low": f"{100 * (low - margin):.1f}",
+        "high": f"{100 * (high + margin):.1f}",
+    }  # fmt: skip
+    return page.render(content, "comparison.html", None)
 
 
 def _place(value: float, low: float, high: float) -> float:

@@ -101,17 +101,18 @@ def write(
     return path
 
 
-def render(content: Mapping[str, Any], template: str = "report.html", script_file: str = "report.js") -> str:
-    """The text of a page; whatever comes from outside is escaped, and only the page's own script may run."""
+def render(content: Mapping[str, Any], template: str = "report.html", script_file: str | None = "report.js") -> str:
+    """The text of a page; whatever comes from outside is escaped, and only the page's own script, if any, may run."""
     environment = Environment(
         loader=PackageLoader("d2ls.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     environment.filters |= {"percent": percent, "shares": _shares}
-    style, script = (_own(environment, name) for name in ("report.css", script_file))
+    style, script = _own(environment, "report.css"), _own(environment, script_file) if script_file else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return environment.get_template(template).render(content, style=style, script=script, script_digest=digest)
+    scripts = Markup(f"'sha256-{digest}'" if script else "'none'")
+    return environment.get_template(template).render(content, style=style, script=script, scripts=scripts)
 
 
 def _own(environment: Environment, name: str) -> Markup:

@@ -102,7 +102,7 @@ class TrainingPage(Callback):
         total = {phase: sum(one["seconds"][phase] for one in self._epochs) for phase in PHASES}
         content = {
             "settings": settings,
-            "title": f"{settings.path.parent.name}/{settings.path.stem}",
+            "title": "/".join(filter(None, (settings.path.parent.name, settings.path.stem))),
             "epochs": trainer.max_epochs,
             "done": self._epochs[-1]["epoch"],
             "charts": charts(self._epochs, settings.classes),
@@ -128,7 +128,7 @@ def charts(epochs: list[dict[str, Any]], classes: Any) -> list[dict[str, Any]]:
         }
         return {shown: points for shown, points in found.items() if points}
 
-    metrics = sorted({name for one in epochs for name in one["metrics"] if name.startswith("train_")})
+    metrics = dict.fromkeys(name for one in epochs for name in one["metrics"] if name.startswith("train_"))
     terms = {name: name.removeprefix("train_").removesuffix("_epoch") for name in metrics}
     rates = {name: name for name in epochs[-1]["lr"]}
     plans = (

@@ -73,6 +73,29 @@ def test_killed_and_resumed_it_gives_the_identical_scores(configs: list[str], ru
     assert all((run_folder / "out" / name).stat().st_size > 100 for name in FILES)
 
 
+@pytest.mark.slow
+def test_a_run_ends_in_order_when_the_comparison_is_killed(configs: list[str], run_folder: Path) -> None:
+    process = start([*configs, "max_epoch=2000"], run_folder)
+    run = run_folder / "out" / "tiny" / "seed42"
+    while not (run / "weights" / "last.ckpt").exists():
+        time.sleep(0.2)
+        assert process.poll() is None
+    process.kill()  # it alone, not the run that it has started
+    process.wait()
+    for _ in range(300):
+        if "last.ckpt holds" in (run / "train.log").read_text():
+            return
+        time.sleep(0.2)
+    raise AssertionError((run / "train.log").read_text())
+
+
+def test_a_failed_run_says_why(configs: list[str], run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_main(compare.main, ["-c", "tiny.py", "--seeds", "1", "-o", "out", "train_batch_size=99"]) == 2
+    told = capfd.readouterr()
+    assert "[1 of 1] tiny, seed 42: failed: error: 6 training images are too few for a batch of 99" in told.out
+    assert "1 of the runs failed" in told.err
+
+
 def test_one_variant_one_seed(configs: list[str], run_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["-c", "tiny.py", "--seeds", "1", "-o", "out"]
     assert run_main(compare.main, arguments) == 0
@@ -84,7 +107,12 @@ def test_one_variant_one_seed(configs: list[str], run_folder: Path, capfd: pytes
     text = (run_folder / "out" / "comparison.md").read_text()
     assert "tiny" in text
     assert "Building" in text
-    capfd.readouterr()
+    shown = capfd.readouterr().out
+    mean = np.mean(
+        [float(line.split()[-1]) for line in shown.splitlines() if line.startswith(" IoU ")][:-1]
+    )  # Clutter counts not
+    assert f"tiny, seed 42: mIoU {mean:.2f} % after 0:00:" in shown
+    assert max(map(len, shown[shown.index("test images") :].split("Mean and")[0].splitlines())) <= 80
     assert run_main(compare.main, arguments) == 0
     assert "done before" in capfd.readouterr().out
     assert run_main(compare.main, [*arguments, "lr=1e-5"]) == 2

@@ -1,5 +1,6 @@
 """The pages of a training run and of a comparison in headless Chromium, at two widths, light and dark."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,28 @@ def test_nothing_is_broken_and_axe_finds_nothing(shown: Any) -> None:
     assert shown.locator("svg").count() > 2
     found = axe.Axe().run(shown, options=RULES).response
     assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in found["violations"]] == []
+
+
+def test_seven_lines_can_be_told_apart(browser: Any, tmp_path: Path) -> None:
+    names = [f"train_{name}_epoch" for name in "gabcdef"]
+    epochs = [{"epoch": at, "metrics": dict.fromkeys(names, at), "lr": {}, "seconds": {}} for at in (1, 2)]
+    (chart,) = charts(epochs, ())
+    assert list(chart["series"]) == [*"gabcdef"], "in the order of the loss"
+    text = training_page()
+    start, stop = text.index('<script type="application/json">') + 32, text.index("</script>")
+    (tmp_path / "report.html").write_text(text[:start] + json.dumps(chart["series"]) + text[stop:], encoding="utf-8")
+    for shown in opened(browser, tmp_path / "report.html", 1400, "light"):
+        lines = shown.locator("figure.curves").first.locator("polyline")
+        styles = {tuple(map(line.get_attribute, ("stroke", "stroke-dasharray"))) for line in lines.all()}
+        assert len(styles) == 7
+
+
+@pytest.mark.parametrize("path", ["comparison", "training"], indirect=True)
+def test_no_foreign_script_runs(shown: Any, path: Path) -> None:
+    assert shown.evaluate("document.querySelectorAll('meta[http-equiv=Content-Security-Policy]').length") == 1
+    policy = shown.locator("meta[http-equiv]").get_attribute("content")
+    assert "default-src 'none'" in policy
+    assert ("script-src 'none'" if path.name == "comparison.html" else "script-src 'sha256-") in policy
 
 
 @pytest.mark.parametrize("path", ["training"], indirect=True)

@@ -1,6 +1,6 @@
 "use strict";
 // Draws each chart from the numbers beside it. Lines differ in dashes and carry their names, so colour is not needed.
-const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2", "12 5"];
+const DASHES = ["", "7 4", "2 3", "10 3 2 3", "4 2"]; // one less than colours: thirty lines differ in one or the other
 const COLOURS = ["#2f6fb0", "#b3601b", "#3f8f4f", "#8e4fa8", "#b03a4b", "#57717f"];
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 640, HEIGHT = 260, LEFT = 52, RIGHT = 12, TOP = 10, BOTTOM = 28;
@@ -35,8 +35,10 @@ function draw(figure) {
     if (y0 === y1) [y0, y1] = [y0 - (Math.abs(y0) || 1) * 0.1, y1 + (Math.abs(y1) || 1) * 0.1];
     const x = (value) => LEFT + ((value - x0) / (x1 - x0 || 1)) * (WIDTH - LEFT - RIGHT);
     const y = (value) => HEIGHT - BOTTOM - ((value - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
-    for (let step = 0; step <= 4; step++) {
-      const value = y0 + ((y1 - y0) * step) / 4;
+    const least = (y1 - y0) / 6, power = 10 ** Math.floor(Math.log10(least));
+    const step = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= least);
+    for (let number = Math.ceil(y0 / step); number * step <= y1; number++) {
+      const value = number * step;
       make("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }, svg);
       make("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, svg, short(value));
     }
