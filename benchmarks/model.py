@@ -5,10 +5,11 @@
     python benchmarks/model.py --grow                              cost over image size and number of entries
     python benchmarks/model.py --count                             parameters and multiply-adds of the shipped configs
     python benchmarks/model.py --kernels --backbone convnext_base --batch 8    kernels of a step on an accelerator
+    python benchmarks/model.py --matmul high --compile             float32 in TF32, compiled, on a GPU
 
 Three contenders take turns in one process: the backbone alone (the limit), the network with its loss, and the
 transcription of both in tests/naive.py with the same weights, whose outputs are compared first. Peak memory is that of
-a fresh process for each.
+a fresh process for each on a CPU, and the allocator's in this process on a GPU.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from d2ls.errors import ConfigError
 from d2ls.losses import D2LSLoss
 from d2ls.memory import keep_freed_memory
 from d2ls.models import DynamicDictionaryLearning
+from d2ls.settings import MATMUL_PRECISIONS
 from tests.naive import NaiveD2LS, naive_loss
 
 STEPS = ("evaluation", "training")
@@ -57,18 +59,20 @@ class Case:
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
+        torch.set_float32_matmul_precision(options.matmul)
         self.device = torch.device(options.device)
         self.precision = options.precision
         self.net = DynamicDictionaryLearning(
             options.backbone, options.classes, num_entries=options.entries, stages=options.stages, drop_path_rate=0.0,
             memory_efficient=False if options.plain_decoder else "auto",
         ).to(self.device)  # fmt: skip
-        network = torch.compile(self.net) if options.compile else self.net
         self.modules: dict[str, nn.Module] = {
             "backbone": self.net.backbone,
-            "network": network,  # type: ignore[dict-item]
+            "network": self.net,
             "naive": NaiveD2LS(self.net),
         }
+        if options.compile:
+            self.modules = {name: torch.compile(x, backend=options.compile) for name, x in self.modules.items()}
         shape = (options.batch, 3, options.size, options.size)
         self.image = torch.randn(shape, device=self.device)
         self.mask = torch.randint(0, options.classes, (shape[0], *shape[2:]), device=self.device)
@@ -96,9 +100,26 @@ class Case:
 
     def check(self, step: str) -> float:
         """Largest difference between the logits, or losses, of network and transcription, relative to the largest."""
-        run = self.train if step == "training" else self.evaluate
-        ours, plain = run("network").float(), run("naive").float()
+        ours, plain = (self.runs(step)[name]().float() for name in ("network", "naive"))
         return float((ours - plain).abs().max() / plain.abs().max())
+
+    def runs(self, step: str) -> dict[str, Callable[[], Any]]:
+        """An evaluation or a training step of each contender."""
+        return {name: partial(self.train if step == "training" else self.evaluate, name) for name in CONTENDERS}
+
+    def added_memory(self, name: str, step: str) -> int:
+        """Bytes that one run adds to the loaded model at its peak."""
+        run = self.runs(step)[name]
+        self.net.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run()
+            return torch.cuda.max_memory_allocated() - before
+        Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+        before = _status("VmRSS")
+        run()
+        return _status("VmHWM") - before
 
     def _autocast(self) -> Any:
         kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
@@ -112,16 +133,16 @@ class Case:
             torch.cuda.synchronize()
 
 
-def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median of `repeats` runs each, taking turns, after one that does not count.
+def median_seconds(case: Case, step: str, options: argparse.Namespace) -> dict[str, float]:
+    """Median of `repeats` runs of each contender, taking turns, after those of the warm-up, which do not count.
 
     Each turn begins with another one: what a run finds in memory and caches depends on the one before it.
     """
+    runs = case.runs(step)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     bar = Console(stderr=True)  # drawn between the turns only
-    turns = track(
-        range(repeats + 1), "measuring", console=bar, disable=not bar.is_terminal, auto_refresh=False, transient=True
-    )
+    number = range(-options.warmup, options.repeats)
+    turns = track(number, "measuring", console=bar, disable=not bar.is_terminal, auto_refresh=False, transient=True)
     for turn in turns:
         first = turn % len(runs)
         for name, run in [*list(runs.items())[first:], *list(runs.items())[:first]]:
@@ -129,19 +150,15 @@ def median_seconds(case: Case, runs: dict[str, Callable[[], Any]], repeats: int)
             start = time.perf_counter()
             run()
             case.wait()
-            if turn:
+            if turn >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def measure(options: argparse.Namespace, repeats: int, steps: Sequence[str]) -> dict[str, Any]:
+def measure(case: Case, options: argparse.Namespace, steps: Sequence[str]) -> dict[str, Any]:
     """Medians in seconds of the contenders in each step, and how far their logits, or losses, differ."""
-    case = Case(options)
     result: dict[str, Any] = {"difference": {step: case.check(step) for step in steps}}
-    for step in steps:
-        run = case.train if step == "training" else case.evaluate
-        result[step] = median_seconds(case, {name: partial(run, name) for name in CONTENDERS}, repeats)
-    return result
+    return result | {step: median_seconds(case, step, options) for step in steps}
 
 
 def peak_memory(words: Sequence[str], name: str, step: str) -> int:
@@ -155,22 +172,6 @@ def peak_memory(words: Sequence[str], name: str, step: str) -> int:
     return int(finished.stdout.split()[-1])
 
 
-def added_memory(options: argparse.Namespace) -> int:
-    """What the process that `peak_memory` starts measures."""
-    name, step = options.memory_of
-    case = Case(options)
-    run = case.train if step == "training" else case.evaluate
-    if case.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(name)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
-    before = _status("VmRSS")
-    run(name)
-    return _status("VmHWM") - before
-
-
 def _status(field: str) -> int:
     """A size in bytes from the kernel's account of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -179,22 +180,26 @@ def _status(field: str) -> int:
 
 def report(options: argparse.Namespace, words: Sequence[str], console: Console) -> dict[str, Any]:
     """Time and memory of one case, as tables."""
-    result = measure(options, options.repeats, options.steps)
+    case = Case(options)
+    result = measure(case, options, options.steps)
     for step, difference in result["difference"].items():
         of = "losses" if step == "training" else "logits"
         console.print(f"largest difference of {of}, relative: {difference:.1e}")
-    result["memory"] = {step: {name: peak_memory(words, name, step) for name in CONTENDERS} for step in options.steps}
+    if not options.times_only:
+        memory_of = case.added_memory if case.device.type == "cuda" else partial(peak_memory, words)
+        result["memory"] = {step: {name: memory_of(name, step) for name in CONTENDERS} for step in options.steps}
     for step in options.steps:
-        seconds, memory = result[step], result["memory"][step]
+        seconds, memory = result[step], result.get("memory", {}).get(step)
         table = Table(title=f"{step}, medians of {options.repeats}", title_justify="left")
-        for heading in ("", "seconds", "over backbone", "naive / it", "memory added, GB", "naive / it "):
+        memory_headings = ("memory added, GB", "naive / it ") if memory else ()
+        for heading in ("", "seconds", "over backbone", "naive / it", *memory_headings):
             table.add_column(heading, justify="left" if not heading else "right")
         for name in CONTENDERS:
             over = (seconds[name] - seconds["backbone"]) / seconds["backbone"]
+            sizes = (f"{memory[name] / 1e9:.2f}", f"{memory['naive'] / memory[name]:.2f}") if memory else ()
             table.add_row(
-                name, f"{seconds[name]:.3f}", f"{over:.2f}", f"{seconds['naive'] / seconds[name]:.2f}",
-                f"{memory[name] / 1e9:.2f}", f"{memory['naive'] / memory[name]:.2f}",
-            )  # fmt: skip
+                name, f"{seconds[name]:.3f}", f"{over:.2f}", f"{seconds['naive'] / seconds[name]:.2f}", *sizes
+            )
         console.print(table)
     return result
 
@@ -208,7 +213,7 @@ def grow(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     rows = []
     for name, value in cases:
         chosen = argparse.Namespace(**{**vars(options), "batch": 1, name: value})
-        seconds = measure(chosen, options.repeats, ["evaluation"])["evaluation"]
+        seconds = measure(Case(chosen), options, ["evaluation"])["evaluation"]
         over = (seconds["network"] - seconds["backbone"]) / seconds["backbone"]
         table.add_row(f"{name} {value}", *(f"{seconds[n]:.3f}" for n in CONTENDERS), f"{over:.2f}")
         rows.append({name: value, **seconds})
@@ -243,11 +248,10 @@ def _multiply_adds(net: nn.Module, height: int, width: int) -> int:
 
 def count_kernels(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Kernels, bytes and host waits of each contender on the meta device, which takes an accelerator's paths."""
-    case = Case(argparse.Namespace(**{**vars(options), "device": "meta", "compile": False, "precision": "32-true"}))
+    case = Case(argparse.Namespace(**{**vars(options), "device": "meta", "compile": None, "precision": "32-true"}))
     result: dict[str, Any] = {}
     for step in options.steps:
-        run = case.train if step == "training" else case.evaluate
-        result[step] = {name: count_of(partial(run, name)) for name in CONTENDERS}
+        result[step] = {name: count_of(run) for name, run in case.runs(step).items()}
         table = Table(title=f"{step} in float32 on an accelerator", title_justify="left")
         for heading in ("", "kernels", "GB moved", "host waits"):
             table.add_column(heading, justify="left" if not heading else "right")
@@ -261,13 +265,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and measure."""
     command = parser(str(__doc__))
     command.add_argument("--backbone", default="convnext_tiny", help="timm model name")
-    for name, default in (("size", 512), ("batch", 2), ("classes", 7), ("stages", 3), ("repeats", 5)):
+    for name, default in (("size", 512), ("batch", 2), ("classes", 7), ("stages", 3), ("repeats", 5), ("warmup", 1)):
         command.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     command.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS, help="default: both")
     command.add_argument("--entries", type=int, help="dictionary entries; default: classes")
     command.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
     command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    command.add_argument("--compile", action="store_true", help="torch.compile the network")
+    command.add_argument("--matmul", default="highest", choices=MATMUL_PRECISIONS, help="high: TF32 on GPUs")
+    command.add_argument(
+        "--compile", nargs="?", const="inductor", metavar="BACKEND", help="torch.compile the contenders"
+    )
     command.add_argument("--threads", type=int, help="CPU threads")
     command.add_argument("--keep-memory", action="store_true", help="keep freed memory, as train.py does on a CPU")
     command.add_argument("--grow", action="store_true", help="cost over image size and number of entries")
@@ -276,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--plain-decoder", action="store_true", help="memory_efficient=False: the decoder that an accelerator runs"
     )
+    command.add_argument("--times-only", action="store_true", help="leave out the memory")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     command.add_argument("--memory-of", nargs=2, metavar=("CONTENDER", "STEP"), help=argparse.SUPPRESS)
     options = command.parse_args(arguments)
@@ -284,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.keep_memory and not options.memory_of and not keep_freed_memory():
         raise ConfigError("--keep-memory: this C library has no such setting, or MALLOC_* or GLIBC_TUNABLES is set.")
     if options.memory_of:
-        print(added_memory(options))
+        print(Case(options).added_memory(*options.memory_of))
         return 0
     console = Console()
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -31,7 +31,7 @@ import torch
 from rasterio.windows import Window
 
 from d2ls.checkpoint import KEY, describe, read_checkpoint
-from d2ls.cli.common import run_main
+from d2ls.cli.common import PRECISIONS, run_main
 from d2ls.cli.predict import main as predict_main
 from d2ls.cli.test import script
 from d2ls.data.sets import vaihingen
@@ -67,7 +67,7 @@ def write_checkpoint(path: Path, options: argparse.Namespace) -> None:
 def run_seconds(root: Path, views: str, options: argparse.Namespace) -> float:
     """Seconds of a whole run, from the command line to the written scores; importing the libraries is not in it."""
     words = ["-w", str(root / "net.ckpt"), "-o", str(root / "out"), "-t", views, "--device", options.device]
-    words += ["--tta-batch", str(options.tta_batch), "-b", str(options.batch)]
+    words += ["--tta-batch", str(options.tta_batch), "-b", str(options.batch), "--precision", options.precision]
     os.environ["D2LS_DATA"] = str(root)
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
@@ -81,7 +81,7 @@ def run_seconds(root: Path, views: str, options: argparse.Namespace) -> float:
 def model_seconds(root: Path, views: str, number: int, options: argparse.Namespace) -> float:
     """Seconds of the network and its views alone, on one tile that is in memory, as often as the run has tiles."""
     net = read_checkpoint(root / "net.ckpt").build()
-    network = Network(net, choose_device(options.device), "32-true")
+    network = Network(net, choose_device(options.device), options.precision)
     image = vaihingen.test()[0]["image"]
     images = torch.stack([image] * options.batch).to(network.device)
     with torch.inference_mode():
@@ -217,6 +217,7 @@ def main() -> None:
     add("--batch", type=int, default=1)
     add("--tta-batch", type=int, default=1)
     add("--device", default="auto")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of test runs; default 32-true")
     add("--repeats", type=int, default=1, help="runs and times of the network, in turn; medians are told")
     add("--memory", nargs="+", type=int, metavar="TILES", help="measure peak memory of runs of these lengths")
     add("--peak", type=Path, help=argparse.SUPPRESS)
