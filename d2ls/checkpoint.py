@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
-from d2ls.models import DynamicDictionaryLearning, deferred_weights, load_reference_weights
+from d2ls.models import DynamicDictionaryLearning, deferred_weights, hub, load_reference_weights
 from d2ls.models.weight_files import load_file, state_dict_of
 
 FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"  # of a model folder
@@ -155,10 +155,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     No code in it is run.
 
+    Args:
+        path: of the file or folder; `hf-hub:owner/name` downloads a model folder from the Hugging Face hub.
+
     Raises:
-        CheckpointError: no such file, or not readable as weights.
+        CheckpointError: no such file, or not readable as weights; the hub cannot be reached.
+        ConfigError: the hub is asked for and huggingface_hub is not installed.
     """
-    path = Path(path)
+    path = hub.download(path) if hub.is_on_hub(path) else Path(path)
     if path.is_dir():
         return _read_folder(path)
     content = load_file(path)

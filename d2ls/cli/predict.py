@@ -32,7 +32,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line of predict.py."""
     result = cli.parser("Segment rasters of any size with a trained network; needs no config and no labels.", EXAMPLES)
     add = result.add_argument
-    add("-w", "--weights", type=Path, required=True, metavar="FILE", help="checkpoint, model folder or .onnx")
+    add(
+        "-w",
+        "--weights",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="checkpoint, model folder, .onnx or hf-hub:owner/name",
+    )
     add(
         "-i",
         "--input",

@@ -2,17 +2,16 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from torch import nn
 
 from d2ls.checkpoint import FOLDER_CONFIG, FOLDER_WEIGHTS, Checkpoint, read_checkpoint
 from d2ls.data.io import write_bytes
-from d2ls.errors import CheckpointError, ConfigError
+from d2ls.errors import CheckpointError, ConfigError, require
 from d2ls.export.card import model_card
 from d2ls.export.facts import ModelFacts
 from d2ls.export.weights import export_weights
+from d2ls.models import hub
 
 CARD = "README.md"
 
@@ -55,13 +54,14 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         CheckpointError: the hub cannot be reached or refuses.
     """
     read_checkpoint(folder)  # whole, and ours
-    hub = _hub()
+    api = require("huggingface_hub", "the Hugging Face hub")
     try:
-        hub.create_repo(repository, private=private, exist_ok=True)
-        return str(hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=_patterns()))
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=hub.FILES))
     except Exception as error:  # requests, OS and hub errors have no common parent
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{repository}: cannot be uploaded to the Hugging Face hub ({_first_line(error)}). Check the network and "
+            f"{repository}: cannot be uploaded to the Hugging Face hub ({reason}). Check the network and "
             "the name (owner/name), and log in with `hf auth login`. The folder can also be uploaded by hand."
         ) from error
 
@@ -79,32 +79,4 @@ def from_pretrained(source: str | Path, *, revision: str | None = None) -> Check
     """
     if Path(source).exists() or str(source).count("/") != 1:
         return read_checkpoint(source)
-    try:
-        folder = _hub().snapshot_download(str(source), revision=revision, allow_patterns=_patterns())
-    except ConfigError:
-        raise
-    except Exception as error:  # requests, OS and hub errors have no common parent
-        raise CheckpointError(
-            f"{source}: no such folder here, and it cannot be downloaded from the Hugging Face hub "
-            f"({_first_line(error)}). Check the name and the network, or download {FOLDER_WEIGHTS} and {FOLDER_CONFIG} "
-            "on another machine and give the path of their folder."
-        ) from error
-    return read_checkpoint(folder)
-
-
-def _patterns() -> list[str]:
-    return [FOLDER_WEIGHTS, FOLDER_CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
-
-
-def _hub() -> ModuleType:
-    try:
-        import huggingface_hub  # noqa: PLC0415  (optional)
-    except ImportError as error:
-        raise ConfigError(
-            "the Hugging Face hub needs the package huggingface_hub: pip install huggingface_hub."
-        ) from error
-    return huggingface_hub
-
-
-def _first_line(error: Exception) -> Any:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return read_checkpoint(f"{hub.PREFIX}{source}" + (f"@{revision}" if revision else ""))

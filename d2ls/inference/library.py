@@ -20,7 +20,8 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
     """Load a trained network from a checkpoint of ours; no code in the file is run.
 
     Args:
-        path: the checkpoint, such as `model_weights/<data set>/<name>/<name>.ckpt`.
+        path: the checkpoint, such as `model_weights/<data set>/<name>/<name>.ckpt`, a model folder, or
+            `hf-hub:owner/name` on the Hugging Face hub.
         device: "auto" (the accelerator, else the CPU), "cpu", "cuda:1", ...
 
     Returns:

@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 
+import d2ls
 from d2ls.checkpoint import load_weights, read_checkpoint
 from d2ls.cli.common import run_main
 from d2ls.cli.export import main
@@ -181,12 +182,18 @@ def test_hub_and_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with torch.no_grad():
         assert torch.equal(again.build()(image), read_checkpoint(folder).build()(image))
     assert from_pretrained(folder).spec == vaihingen.SPEC
+    net = d2ls.load_model("hf-hub:somebody/roofs@v1", "cpu")
+    assert net.classes == vaihingen.SPEC.classes
+    with torch.no_grad():
+        assert torch.equal(net(image), again.build()(image))
 
 
 @pytest.mark.usefixtures("no_network")
 def test_no_network_says_what_to_do(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"somebody/roofs: no such folder here.*download model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"somebody/roofs cannot be downloaded.*download model\.safetensors"):
         from_pretrained("somebody/roofs")
+    with pytest.raises(CheckpointError, match=r"hf-hub:somebody/roofs: .*cannot be downloaded"):
+        d2ls.load_model("hf-hub:somebody/roofs")
     with pytest.raises(CheckpointError, match=r"somebody/roofs: cannot be uploaded.*hf auth login"):
         push_to_hub(folder, "somebody/roofs")
 
