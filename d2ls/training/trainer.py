@@ -297,7 +297,7 @@ def _conclude(trainer: pl.Trainer, settings: Settings, console: Console) -> None
             console.print(f"best {settings.monitor}: {saved.best_model_score:.4f}, in {_short(saved.best_model_path)}")
         elif isinstance(saved, LastCheckpoint) and saved.path is not None:
             console.print(f"last checkpoint: {_short(saved.path)}")
-    console.print(f"log and config: {_short(trainer.loggers[0].log_dir or LOGS)}")
+    console.print(f"log, config and report.html: {_short(trainer.loggers[0].log_dir or LOGS)}")
 
 
 def _short(path: str | Path) -> str:

@@ -70,7 +70,7 @@ class FolderDataset:
     def __init__(self, folder: Path | str, classes: Path | str | None = None) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise ConfigError(f"data={str(folder)!r}: no such folder. Give the folder that holds images and masks.")
+            raise ConfigError(f"data={str(folder)!r}: no such folder. Give the folder of your images and masks.")
         table = Path(classes) if classes is not None else self.folder / CLASSES
         self.spec, self._read_mask = spec_of(read_classes(table), name=self.folder.resolve().name)
 
@@ -235,6 +235,8 @@ def _split(folder: Path, pairs: list[Pair]) -> dict[str, list[Pair]]:
         for place, pair in enumerate(pairs):
             block = place * BLOCKS // len(pairs)
             result["val" if block % (BLOCKS // 2) == VALIDATION_BLOCK else "train"].append(pair)
+        if not result["val"] and len(pairs) > 1:  # of fewer than five images
+            result["val"].append(result["train"].pop())
         return result
     by_name = {pair.name: pair for pair in pairs} | {pair.image.name: pair for pair in pairs}
     result = {}

@@ -86,6 +86,15 @@ def test_lists_of_stems_and_blocks(tmp_path: Path) -> None:
         pairs_of(tmp_path, "val")
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 11])
+def test_few_images_are_split_too(number: int, tmp_path: Path) -> None:
+    for n in range(number):
+        draw(tmp_path / f"images/{n:02}.png", tmp_path / f"masks/{n:02}.png", n)
+    found = {split: [pair.name for pair in pairs] for split, pairs in splits_of(tmp_path).items()}
+    assert len(found["val"]) == {1: 0, 11: 2}.get(number, 1)
+    assert sorted(found["train"] + found["val"]) == [f"{n:02}" for n in range(number)]
+
+
 def test_an_image_without_a_mask_is_an_error_where_it_is_needed(tmp_path: Path) -> None:
     draw(tmp_path / "train/images/a.png", tmp_path / "train/masks/a.png", 0)
     draw(tmp_path / "train/images/b.png", None, 1)
