@@ -194,12 +194,13 @@ class Job:
     def _make(self, raster: RasterFile, files: MapFiles) -> None:
         options, started = self.options, time.perf_counter()
         files.begin(resume=options.resume)
-        new = raster.height - files.finished
+        source = raster.turned or raster
+        new = source.height - files.finished
         try:
             with cli.progress_bar(raster.path.name) as bar:
-                task = bar.add_task("rows", total=raster.height)
-                advance = partial(bar.advance, task)
-                self.segmentation.run(raster, files.write, finished=files.finished, progress=advance)
+                advance = partial(bar.advance, bar.add_task("rows", total=source.height))
+                turned = source is not raster
+                self.segmentation.run(source, files.write, turned=turned, finished=files.finished, progress=advance)
         except OutputError:
             raise
         except DataError:
@@ -217,7 +218,7 @@ class Job:
         hectares = None if area is None else {n: counts[i] * area / 1e4 for i, n in enumerate(self.spec.classes)}
         files.publish(summary | {"seconds": round(seconds, 2), "shares": shares, "hectares": hectares})
         told = [f"{n} {s:.1%}" + (f" ({hectares[n]:,.2f} ha)" if hectares else "") for n, s in shares.items() if s]
-        speed = new * raster.width / 1e6 / seconds
+        speed = new * source.width / 1e6 / seconds
         _tell(f"{files.path}: {seconds:.1f} s, {speed:.2f} megapixels/s; {', '.join(told) or 'no data'}")
 
 

@@ -52,7 +52,7 @@ class MapFiles:
 
     Attributes:
         path: the map, a GeoTIFF or (without georeference) a PNG.
-        finished: rows that are written.
+        finished: rows that are written; columns, of a raster that is read by columns.
 
     Raises:
         DataError: the map would replace its input.
@@ -115,18 +115,22 @@ class MapFiles:
         self._note()
 
     def write(self, rows: Rows) -> None:
-        """Write finished rows, and note them as finished once they are on the disk.
+        """Write finished rows (columns, of a raster that is read by columns), and note them once they are on the disk.
 
         Raises:
             DataError: they cannot be written.
         """
-        width = self._raster.width
         with self._writing():
             for name in self._bands:
                 with (self._part / f"{name}.raw").open("r+b") as file:
                     for band, plane in enumerate(np.atleast_3d(getattr(rows, name).T).T):
-                        file.seek((band * self._raster.height + rows.top) * width)
-                        file.write(np.ascontiguousarray(plane).data)
+                        start = band * self._raster.height * self._raster.width
+                        # One piece of whole rows, or a piece of every row.
+                        pieces = plane.T if self._raster.turned else plane.reshape(1, -1)
+                        first = rows.top * (1 if self._raster.turned else self._raster.width)
+                        for row, piece in enumerate(pieces):
+                            file.seek(start + row * self._raster.width + first)
+                            file.write(np.ascontiguousarray(piece).data)
                     file.flush()
                     os.fsync(file.fileno())
         self.finished = rows.top + len(rows.classes)

@@ -1,7 +1,7 @@
 """Prediction on rasters of any size: windows are read, segmented and blended a few rows at a time.
 
 Memory is about width x (4 K x overlapping rows + 2 x window x bytes of the input's bands) and a constant; it does not
-grow with the height.
+grow with the height. Large arrays that live on beside the network's are kept few: they would leave holes in the heap.
 """
 
 from collections import deque
@@ -27,6 +27,7 @@ NODATA = 255
 """Value of pixels without a prediction, in every layer of a map."""
 LEVELS = 250
 """Value of the probability 1 in a layer of probabilities; 0 is 0."""
+_WAITING = 1  # windows between the network and their blending
 
 Pixels = NDArray[Any]
 
@@ -104,15 +105,12 @@ class Segmentation:
     probabilities: bool = False
     confidence: bool = False
 
-    def rows(self, height: int) -> Axis:
-        """The windows of a raster of this height, from the top to the bottom."""
-        return blended_axis(height, self.windows.height, self.windows.overlap)
-
     def run(
         self,
         source: Source,
         write: Callable[[Rows], None],
         *,
+        turned: bool = False,
         finished: int = 0,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -121,14 +119,18 @@ class Segmentation:
         Args:
             source: the raster.
             write: called for successive rows.
+            turned: whether the source is the transpose of an image, as its map is; the model gets the image's windows.
             finished: rows at the top that an earlier run has written: as many as it was called for.
             progress: called with the number of rows that were finished since the last call.
 
         Raises:
             DataError: the raster cannot be read, or the model gives no numbers.
         """
-        rows = self.rows(source.height)
-        columns = blended_axis(source.width, self.windows.width, self.windows.overlap)
+        sides = (self.windows.height, self.windows.width)[:: -1 if turned else 1]
+        rows, columns = (
+            blended_axis(length, side, self.windows.overlap)
+            for length, side in zip((source.height, source.width), sides, strict=True)
+        )
         first = next((i for i, start in enumerate(rows.starts) if start + rows.window > finished), len(rows.starts))
         progress(finished)
         with closing(_read_windows(source, rows, columns, first)) as inputs, Writer(write, waiting=1) as writer:
@@ -137,12 +139,23 @@ class Segmentation:
                 writer.put(result)
                 progress(len(result.classes))
 
-            with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=1) as assembly:
+            shares = _Softmax()
+            with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=_WAITING) as assembly:
                 for windows in self._batches(inputs):
-                    cuts = [self.normalise(window.pixels) for window in windows if window.pixels is not None]
-                    maps = iter(self.model(torch.stack(cuts)) if cuts else ())
-                    for window in windows:
-                        assembly.put((window, None if window.pixels is None else next(maps)))
+                    self._segment(windows, turned, shares, assembly)
+
+    def _segment(
+        self, windows: list[Window], turned: bool, shares: "_Softmax", assembly: Writer[tuple[Window, Tensor | None]]
+    ) -> None:
+        """Run the model on windows that have data, and hand all of them on; their inputs and logits end here."""
+        cuts = [self.normalise(window.pixels) for window in windows if window.pixels is not None]
+        maps = iter(self._logits(torch.stack(cuts), turned) if cuts else ())
+        for window in windows:
+            values = shares(None if window.pixels is None else next(maps))
+            assembly.put((window._replace(pixels=None), values))
+
+    def _logits(self, images: Tensor, turned: bool) -> Tensor:
+        return self.model(images.mT.contiguous()).mT if turned else self.model(images)
 
     def _batches(self, inputs: Iterator[Window]) -> Iterator[list[Window]]:
         """Windows of one row in order, so that a resumed run groups them in the same way; `batch` of them have data."""
@@ -154,6 +167,26 @@ class Segmentation:
                     yield group
                     group = []
             yield group
+
+
+class _Softmax:
+    """Probabilities in tensors that are used in turn: one is filled, some wait, one is being blended.
+
+    Large tensors that one thread allocates and another one frees would leave holes in the heap.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: deque[Tensor] = deque()
+
+    @torch.inference_mode()
+    def __call__(self, logits: Tensor | None) -> Tensor | None:
+        """Probabilities (K, h, w); zeros of a window that has no logits, None before the first."""
+        if logits is not None and not self._tensors:
+            self._tensors.extend(torch.empty_like(logits) for _ in range(_WAITING + 2))
+        if not self._tensors:
+            return None
+        self._tensors.rotate()
+        return self._tensors[0].zero_() if logits is None else torch.softmax(logits, 0, out=self._tensors[0])
 
 
 class _Assembly:
@@ -180,10 +213,10 @@ class _Assembly:
         """Blend a window with those before it.
 
         Args:
-            item: the window, and its logits (K, h, w).
+            item: the window, and its probabilities (K, h, w), which are overwritten.
         """
-        (row, column, _, valid), logits = item
-        part = self._blend.add(row, column, None if logits is None else logits.softmax(dim=0))
+        (row, column, _, valid), shares = item
+        part = self._blend.add(row, column, shares)
         top = self._rows.starts[row]
         if top < self._finished:
             return
@@ -237,6 +270,8 @@ def _read_windows(source: Source, rows: Axis, columns: Axis, first: int) -> Gene
                 along = [slice(max(0, top - chunk.top), end - chunk.top) for chunk, _, _ in parts]
                 valid = np.concatenate([mask[cut, across] for (*_, mask), cut in zip(parts, along, strict=True)])
                 pixels = None
+                if valid.all():
+                    valid = np.broadcast_to(np.True_, valid.shape)
                 if valid.any():
                     cuts = [values[:, cut, across] for (_, values, _), cut in zip(parts, along, strict=True)]
                     pixels = np.concatenate(cuts, axis=1)

@@ -28,6 +28,7 @@ _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
 _LARGEST_VRT = 1 << 24  # bytes
 _CACHE = 32 << 20  # bytes of GDAL's block cache, beside the rows of blocks that it reads twice
 _HIGHEST_BLOCK = 1024  # rows of blocks that are read whole
+_WIDE = 1 << 14  # columns of a raster that is better read by columns, if it has fewer rows by far
 _END = 1 << 20  # bytes at both ends of a file that its fingerprint covers
 
 
@@ -42,6 +43,8 @@ class RasterFile:
         read: values (C, n, W) of the rows from a first to a last, which is not included, and where they are data,
             (n, W); raises a DataError where the file is damaged.
         chunk: rows that are best read at once.
+        turned: the same raster as its transpose, whose rows are columns of the file: of a wide strip, so that memory
+            grows with its shorter side; None of others, and where the file's blocks are as wide as itself.
         crs: coordinate reference system; None where the file has none.
         transform: from columns and rows to coordinates; the identity where the file has none.
     """
@@ -51,6 +54,7 @@ class RasterFile:
     width: int
     read: Callable[[int, int], tuple[NDArray[Any], NDArray[np.bool_]]]
     chunk: int = 256
+    turned: "RasterFile | None" = None
     crs: CRS | None = None
     transform: Affine = Affine.identity()  # noqa: RUF009  (immutable)
 
@@ -100,17 +104,20 @@ def open_raster(path: Path, spec: DatasetSpec, bands: Sequence[int] | None = Non
         raise DataError(f"{path}: cannot be opened: {_reason(problem)}.") from problem
     with dataset:
         numbers = _check(path, dataset, spec, bands)
-        block = max(shape[0] for shape in dataset.block_shapes)
-        whole = block <= _HIGHEST_BLOCK
+        blocks = [max(sides) for sides in zip(*dataset.block_shapes, strict=True)]
+        wide = dataset.width > max(_WIDE, 2 * dataset.height) and blocks[1] <= _HIGHEST_BLOCK
+        block, line = (blocks[1], dataset.height) if wide else (blocks[0], dataset.width)
         least = 512 if driver == "VRT" else 256  # the sources' blocks are mostly of one or the other
-        chunk = block * max(1, least // block) if whole else least
+        chunk = block * max(1, least // block) if block <= _HIGHEST_BLOCK else least
         # Blocks are read again for the mask, and for the next chunk where they are higher than one.
         masked = any(flags != [MaskFlags.all_valid] for flags in dataset.mask_flag_enums)
-        again = masked * chunk if whole else 2 * block
-        cache = again * dataset.width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
+        again = masked * chunk if block <= _HIGHEST_BLOCK else 2 * block
+        cache = again * line * dataset.count * np.dtype(dataset.dtypes[0]).itemsize
         with rasterio.Env(GDAL_CACHEMAX=_CACHE + cache):
-            read = partial(_read_rows, path, dataset, list(numbers), spec.nodata)
-            yield RasterFile(path, dataset.height, dataset.width, read, chunk, dataset.crs, dataset.transform)
+            read = partial(_read, path, dataset, list(numbers), spec.nodata)
+            turned = RasterFile(path, dataset.width, dataset.height, partial(read, True), chunk) if wide else None
+            place = dataset.crs, dataset.transform
+            yield RasterFile(path, dataset.height, dataset.width, partial(read, False), chunk, turned, *place)
 
 
 def fingerprint(path: Path) -> str:
@@ -163,20 +170,24 @@ def _picture(path: Path) -> RasterFile:
     return RasterFile(path, height, width, lambda top, bottom: (image[:, top:bottom], valid[top:bottom]))
 
 
-def _read_rows(
-    path: Path, dataset: Any, bands: list[int], nodata: float | None, top: int, bottom: int
+def _read(
+    path: Path, dataset: Any, bands: list[int], nodata: float | None, turned: bool, first: int, last: int
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    window = Window(0, top, dataset.width, bottom - top)
+    """Rows from `first` to `last`, which is not included; columns as rows if turned."""
+    number = last - first
+    window = Window(first, 0, number, dataset.height) if turned else Window(0, first, dataset.width, number)
     try:
         pixels = dataset.read(bands, window=window)
         valid = valid_pixels(dataset, window, bands)
     except rasterio.errors.RasterioError as problem:
-        raise DataError(f"{path}: rows {top} to {bottom} cannot be read: {_reason(problem)}.") from problem
+        lines = "columns" if turned else "rows"
+        raise DataError(f"{path}: {lines} {first} to {last} cannot be read: {_reason(problem)}.") from problem
     if nodata is not None:
         valid &= (pixels != nodata).any(axis=0)
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(axis=0)
-    return pixels, np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
+    valid = np.broadcast_to(np.True_, valid.shape) if valid.all() else valid
+    return (pixels.swapaxes(1, 2), valid.T) if turned else (pixels, valid)
 
 
 def _check(path: Path, dataset: Any, spec: DatasetSpec, bands: Sequence[int] | None) -> Sequence[int]:

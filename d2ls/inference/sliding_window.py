@@ -117,7 +117,7 @@ class Blend:
         self._rows, self._columns = rows, columns
         self._shared = [start + rows.window - end for start, end in zip(rows.starts, rows.ends, strict=True)]
         self._below: Tensor | None = None  # (K, rows, width): of the row of windows above, and of this one to the left
-        self._left: Tensor | None = None  # (K, window, columns): what the window to the left shares with the next
+        self._left: Tensor | None = None  # (K, h, w): at its left what the window to the left shares with the next
 
     def add(self, row: int, column: int, values: Tensor | None) -> Tensor | None:
         """Add a window.
@@ -125,11 +125,11 @@ class Blend:
         Args:
             row: its number from the top; the first window that is added is the leftmost of any row.
             column: its number from the left.
-            values: (K, h, w); None of a window that is left out, whose values count as 0.
+            values: (K, h, w), which are overwritten; None of a window that is left out, whose values count as 0.
 
         Returns:
-            The pixels of the image that no later window covers, (K, n, m), from the window's top left corner; None
-            while no window had values.
+            The pixels of the image that no later window covers, (K, n, m), from the window's top left corner, as a
+            part of `values`; None while no window had values.
         """
         rows, columns = self._rows, self._columns
         left, right, own = columns.starts[column], columns.starts[column] + columns.window, columns.ends[column]
@@ -137,19 +137,17 @@ class Blend:
             if values is None:
                 return None
             self._below = values.new_zeros(len(values), max(self._shared), columns.ends[-1])
-            self._left = values.new_zeros(len(values), rows.window, 0)
+            self._left = torch.zeros_like(values)
         if values is None:
-            summed = self._below.new_zeros(len(self._below), rows.window, columns.window)
-        else:
-            summed = values * torch.outer(rows.weights[row], columns.weights[column]).to(values)
+            values = torch.zeros_like(self._left)
+        summed = values.mul_(torch.outer(rows.weights[row], columns.weights[column]).to(values))
         known = columns.starts[column - 1] + columns.window - left if column else 0
-        if self._left.shape[2] == known:
-            summed[:, :, :known] += self._left
+        summed[:, :, :known] += self._left[:, :, :known]
         above = self._shared[row - 1] if row else 0
         summed[:, :above, known:] += self._below[:, :above, left + known : right]
         finished, last = rows.ends[row] - rows.starts[row], own - left
         self._below[:, : rows.window - finished, left:own] = summed[:, finished:, :last]
-        self._left = summed[:, :, last:].clone()  # without the rest of the window
+        self._left[:, :, : columns.window - last] = summed[:, :, last:]
         return summed[:, :finished, :last]
 
 
@@ -175,7 +173,7 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
     for group in (places[at : at + batch] for at in range(0, len(places), batch)):
         cuts = [padded[:, y : y + rows.window, x : x + columns.window] for (_, y), (_, x) in group]
         for ((row, y), (column, x)), logits in zip(group, model(torch.stack(cuts)), strict=True):
-            part = blend.add(row, column, logits)
+            part = blend.add(row, column, logits.clone())
             assert part is not None
             if whole is None:
                 whole = part.new_empty(len(part), *padded.shape[-2:])

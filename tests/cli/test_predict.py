@@ -24,6 +24,7 @@ from d2ls.checkpoint import KEY, describe
 from d2ls.cli.common import run_main
 from d2ls.cli.predict import main, slurm_shard
 from d2ls.data.sets import vaihingen
+from d2ls.inference import raster_file
 from d2ls.inference.maps import MapFiles, OutputError
 from d2ls.inference.raster import LEVELS, NODATA
 from d2ls.models import DynamicDictionaryLearning
@@ -149,11 +150,14 @@ def test_views_and_scale_change_the_map_and_keep_its_size(weights: Path, tmp_pat
     assert len({array.tobytes() for array in found.values()}) == 4
 
 
+@pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_interrupted_and_resumed_the_files_are_the_same(
-    at: int, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, by_columns: bool, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_scene(tmp_path / "a.tif", nodata=0)
+    monkeypatch.setattr(raster_file, "_WIDE", 100 if by_columns else 1000)
+    tiles = {"tiled": True, "blockxsize": 32, "blockysize": 16}
+    write_scene(tmp_path / "a.tif", *((90, 210) if by_columns else (150, 210)), nodata=0, **tiles)
     words = ("-w", weights, "-i", tmp_path / "a.tif", *SMALL, "--confidence")
     assert run(*words, "-o", tmp_path / "clean") == 0
     out, write, calls = tmp_path / "out", MapFiles.write, []
@@ -174,6 +178,25 @@ def test_interrupted_and_resumed_the_files_are_the_same(
     for name in ("a.tif", "a.confidence.tif", "a.tif.aux.xml", "a.qml"):
         assert (out / name).read_bytes() == (tmp_path / "clean" / name).read_bytes()
     assert files(out) == files(tmp_path / "clean")
+
+
+def test_a_wide_strip_is_read_by_columns_with_the_same_result(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(tmp_path / "a.tif", 70, 300, nodata=0, tiled=True, blockxsize=32, blockysize=16)
+    layers = ("a.tif", "a.probabilities.tif", "a.confidence.tif")
+    for name, wide in (("rows", 1000), ("columns", 100)):
+        monkeypatch.setattr(raster_file, "_WIDE", wide)
+        words = ("-w", weights, "-i", tmp_path / "a.tif", "-o", tmp_path / name, *SMALL)
+        assert run(*words, "--probabilities", "--confidence") == 0
+    (classes, other), (shares, turned), _ = (
+        [read(tmp_path / n / layer) for n in ("rows", "columns")] for layer in layers
+    )
+    assert ((classes == NODATA) == (other == NODATA)).all()
+    assert np.abs(shares.astype(int) - turned).max() <= 1
+    assert (classes != other).mean() < 1e-3
+    with rasterio.open(tmp_path / "columns" / "a.tif") as dataset:
+        assert (dataset.crs.to_epsg(), dataset.transform, dataset.shape) == (32632, UTM["transform"], (70, 300))
 
 
 def test_only_the_same_run_is_resumed(

@@ -103,6 +103,24 @@ def test_resumed_after_any_row_the_rest_is_the_same(height: int, window: int, ov
         np.testing.assert_array_equal(one.confidence, other.confidence)
 
 
+@given(st.integers(20, 60), st.integers(20, 60), st.floats(0, 0.9), st.integers(1, 3))
+@settings(max_examples=20)
+def test_a_raster_read_by_columns_gives_the_same(height: int, width: int, overlap: float, batch: int) -> None:
+    kernel = torch.rand(CLASSES, 2, 3, 5, generator=torch.Generator().manual_seed(0)) - 0.5  # of no symmetry
+    model = partial(torch.nn.functional.conv2d, weight=kernel / 100, padding=(1, 2))
+    work = segmentation((16, 24), overlap, model=model, probabilities=True, batch=batch)
+    pixels = random_pixels(height, width)
+    valid = pixels[0] > 300
+    found = collect(work, Array(pixels, valid))
+    turned: list[Rows] = []
+    work.run(Array(pixels.swapaxes(1, 2), valid.T), turned.append, turned=True)
+    expected = np.concatenate([rows.probabilities for rows in found], axis=1).astype(int)
+    shares = np.concatenate([rows.probabilities for rows in turned], axis=1).swapaxes(1, 2).astype(int)
+    assert np.abs(shares - expected).max() <= 1
+    assert (shares == expected).mean() > 0.999
+    assert (shares.argmax(axis=0) == expected.argmax(axis=0)).mean() > 0.99
+
+
 def test_windows_without_data_are_skipped() -> None:
     valid = np.zeros((64, 64), bool)
     valid[40:, 5] = True
