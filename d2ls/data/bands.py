@@ -23,7 +23,7 @@ from d2ls.data import io as files
 from d2ls.data.augment import to_dtype
 from d2ls.data.decode import open_tiff
 from d2ls.data.pairs import Pair, match
-from d2ls.data.spec import DatasetSpec
+from d2ls.data.spec import RGB, DatasetSpec
 from d2ls.errors import DataError
 
 Pixels = NDArray[Any]
@@ -67,6 +67,25 @@ def read_size(path: Path, spec: DatasetSpec) -> tuple[int, int]:
     with _opened(path) as datasets:
         _check_dtype(path, _choose(path, datasets, spec.file_bands)[1], spec)
         return datasets[0].shape
+
+
+def band_facts(path: Path) -> dict[str, Any]:
+    """Fields of a `DatasetSpec` that stand in the header of a TIFF: bands, file_bands, dtype; alpha bands are left out.
+
+    Bands are called red, green or blue where the file says so, else by their descriptions, else band1, band2, ...
+
+    Raises:
+        DataError: unreadable, a palette, or bands of different types.
+    """
+    with _opened(path) as datasets:
+        meanings, titles = datasets[0].colorinterp, datasets[0].descriptions
+        numbers = tuple(n for n, meaning in enumerate(meanings, 1) if meaning != ColorInterp.alpha)
+        _, dtype = _choose(path, datasets, numbers)
+        names = [meanings[n - 1].name if meanings[n - 1].name in RGB else titles[n - 1] or f"band{n}" for n in numbers]
+    distinct = len(set(names)) == len(names)
+    return {
+        "bands": tuple(names if distinct else (f"band{n}" for n in numbers)), "file_bands": numbers, "dtype": str(dtype)
+    }  # fmt: skip
 
 
 def read_pixels(path: Path, spec: DatasetSpec, window: tuple[int, int, int, int] | None = None) -> Pixels:

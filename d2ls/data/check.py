@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import cv2
@@ -15,6 +16,7 @@ from d2ls.data.bands import is_picture, read_size
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.image_header import RGB_KINDS
 from d2ls.data.pairs import Pair, check_sizes
+from d2ls.data.regions import Region
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -58,7 +60,8 @@ def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
     """
     if not isinstance(dataset, SegmentationDataset):
         return []
-    found = _run(partial(_header_problems, spec=dataset.spec), dataset.pairs, progress)
+    pairs = [*{(pair.image, *_mask_file(pair)): pair for pair in dataset.pairs}.values()]
+    found = _run(partial(_header_problems, spec=dataset.spec), pairs, progress)
     return [problem for problems in found for problem in problems]
 
 
@@ -88,9 +91,7 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
 def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
     """Problems that the headers of one image and its mask tell."""
     problems, sizes = [], []
-    for path in (pair.image, pair.mask):
-        if path is None:
-            continue
+    for path in (pair.image, *_mask_file(pair)):
         try:
             if path == pair.image and not is_picture(path, spec):
                 sizes.append(read_size(path, spec))
@@ -108,6 +109,11 @@ def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
         except DataError as problem:
             problems.append(str(problem))
     return problems
+
+
+def _mask_file(pair: Pair) -> tuple[Path, ...]:
+    """The mask of an image; none of a region of a raster, whose labels are compared with it as it is listed."""
+    return () if pair.mask is None or isinstance(pair, Region) else (pair.mask,)
 
 
 def _labels_of(dataset: Any, index: int) -> NDArray[np.int64] | str:

@@ -79,6 +79,11 @@ class SegmentationDataset(Dataset[Sample]):
             self._pairs = self._listing()
         return self._pairs
 
+    @property
+    def crop_source(self) -> "SegmentationDataset":
+        """The images that training crops are cut from, pair by pair: these."""
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Send functions and classes of a config file to worker processes by value: these cannot import them."""
         return _restore, (cloudpickle.dumps((type(self), self.__dict__)),)
@@ -122,7 +127,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def _augmented(self, index: int, augmentation: Augmentation, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """One training sample: image (H, W, bands) and mask (H, W)."""
-        image, mask = Mosaic.random(self, index, augmentation, rng).sample(augmentation, rng)
+        image, mask = Mosaic.random(self.crop_source, index, augmentation, rng).sample(augmentation, rng)
         image, mask = fill_missing(image, mask, self.spec)
         image, mask = random_rotate_flip(image, mask, augmentation, rng)
         image = random_colours(image, augmentation, rng, self.spec)

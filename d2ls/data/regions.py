@@ -1,0 +1,111 @@
+"""Regions of large rasters: blocks of a grid, and the windows in which the training crops around them lie."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from d2ls.data.pairs import Pair
+from d2ls.errors import ConfigError
+
+Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
+Blocks = NDArray[np.bool_]  # which blocks of a grid are meant, (rows, columns)
+
+
+@dataclass(frozen=True)
+class Region(Pair):
+    """A part of a raster with its labels, which stands for an image and its mask.
+
+    Attributes:
+        window: the part.
+        reach: window of its training crops: the part and half of each neighbour that has the same split.
+    """
+
+    window: Window
+    reach: Window
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Blocks of nearly equal size that fill a raster.
+
+    Attributes:
+        rows: first pixel row of each row of blocks, and the raster's height.
+        columns: first pixel column of each column of blocks, and the raster's width.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, height: int, width: int, block: int) -> "Grid":
+        """A grid of blocks of about `block` pixels a side.
+
+        Raises:
+            ConfigError: blocks smaller than a pixel.
+        """
+        if block < 1:
+            raise ConfigError(f"block is {block}; expected pixels, 1 or more.")
+        numbers = (max(1, round(side / block)) for side in (height, width))
+        rows, columns = (
+            tuple(side * at // number for at in range(number + 1))
+            for side, number in zip((height, width), numbers, strict=True)
+        )
+        return cls(rows, columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        return len(self.rows) - 1, len(self.columns) - 1
+
+    def windows(self, members: Blocks, gap: int = 0) -> Iterator[tuple[Window, Window]]:
+        """Window and reach of each member, row by row; windows are `gap` pixels narrower on all sides.
+
+        Raises:
+            ConfigError: a gap that leaves nothing of a block.
+        """
+        for row, column in np.argwhere(members).tolist():
+            top, bottom = self.rows[row] + gap, self.rows[row + 1] - gap
+            left, right = self.columns[column] + gap, self.columns[column + 1] - gap
+            if gap < 0 or top >= bottom or left >= right:
+                raise ConfigError(f"gap is {gap}; expected 0 or more, and less than half a block's side in pixels.")
+            yield (top, left, bottom - top, right - left), self._reach(members, row, column)
+
+    def _reach(self, members: Blocks, row: int, column: int) -> Window:
+        """A block and half of those beside it, as far as the rectangle holds members alone."""
+        top, left, bottom, right = row, column, row + 1, column + 1
+        rows, columns = self.shape
+        if top > 0 and members[top - 1, left:right].all():
+            top -= 1
+        if bottom < rows and members[bottom, left:right].all():
+            bottom += 1
+        if left > 0 and members[top:bottom, left - 1].all():
+            left -= 1
+        if right < columns and members[top:bottom, right].all():
+            right += 1
+        first, last = _half(self.rows, row, top, bottom)
+        begin, end = _half(self.columns, column, left, right)
+        return first, begin, last - first, end - begin
+
+
+def choose_blocks(number: int, share: float, seed: int) -> Blocks:
+    """Which of a number of blocks validate, (number,): the share given, at least one, and not all.
+
+    Raises:
+        ConfigError: the share is not between 0 and 1, or there are too few blocks.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"val_share is {share}; expected a share between 0 and 1.")
+    if number < 2:
+        raise ConfigError(f"{number} block(s) with labels; expected 2 or more. Set a smaller block, or give splits.")
+    chosen = np.zeros(number, bool)
+    chosen[np.random.default_rng(seed).permutation(number)[: min(max(1, round(share * number)), number - 1)]] = True
+    return chosen
+
+
+def _half(edges: tuple[int, ...], own: int, first: int, last: int) -> tuple[int, int]:
+    """Pixels from a block's outer half before `own` (if first < own) to the half behind it (if last > own + 1)."""
+    begin = edges[own] if first == own else (edges[own - 1] + edges[own]) // 2
+    end = edges[own + 1] if last == own + 1 else (edges[own + 1] + edges[own + 2] + 1) // 2
+    return begin, end
