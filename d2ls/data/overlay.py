@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pyogrio.raw
 import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError, GeometryError
 from rasterio import features, warp
 from rasterio.crs import CRS
 from rasterio.errors import CRSError, RasterioError
@@ -181,7 +179,7 @@ class Polygons:
     @cached_property
     def crs(self) -> CRS:
         """Coordinate reference system of the polygons."""
-        with _naming(self.path):
+        with _naming(self.path) as pyogrio:
             return CRS.from_user_input(pyogrio.read_info(self.path)["crs"])
 
     def check(self) -> None:
@@ -190,7 +188,7 @@ class Polygons:
         Raises:
             DataError: unreadable, several layers, no such column, other entries than the values, no polygons.
         """
-        with _naming(self.path):
+        with _naming(self.path) as pyogrio:
             if len(layers := pyogrio.list_layers(self.path)) != 1:
                 names = ", ".join(str(name) for name, _ in layers)
                 raise DataError(f"{self.path}: {len(layers)} layers ({names}); expected one. Save it as its own file.")
@@ -218,7 +216,7 @@ class Polygons:
         place = Georeference.of(image)
         shapes = self._shapes(image, place, place.bounds)
         if not shapes:
-            with _naming(self.path):
+            with _naming(self.path) as pyogrio:
                 info = pyogrio.read_info(self.path, force_total_bounds=True)
             raise DataError(_apart(image, place, self.path, info["total_bounds"], self.crs))
         if not self.is_sparse:
@@ -234,7 +232,7 @@ class Polygons:
 
     def _shapes(self, image: Path, place: Georeference, bounds: tuple[float, float, float, float]) -> Shapes:
         """Polygons that touch bounds in the raster's CRS, and their values, in the order of drawing."""
-        with _naming(self.path):
+        with _naming(self.path) as pyogrio:
             crs = self.crs
             if not self.warp:
                 _check_crs(image, place.crs, self.path, crs)
@@ -311,10 +309,12 @@ def _as_text(entry: Any) -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what the readers raise into an error that names the file."""
+def _naming(path: Path) -> Iterator[Any]:
+    """Give pyogrio, and turn what it and the others raise into an error that names the file."""
+    import pyogrio.raw  # noqa: PLC0415  (a hundred megabytes where pandas is installed)
+
     try:
-        yield
-    except (DataSourceError, DataLayerError, GeometryError, CRSError, RasterioError, shapely.GEOSException) as problem:
+        yield pyogrio
+    except (RuntimeError, CRSError, RasterioError, shapely.GEOSException) as problem:
         reason = str(problem.__cause__ or problem).split(";")[0].rstrip(".")
         raise DataError(f"{path}: cannot be read, it is damaged or of another kind: {reason}.") from problem
