@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = load_config(options.config, parse_overrides(options.settings)).train_dataset
     if not isinstance(dataset, SegmentationDataset):
         raise ConfigError(f"{options.config}: train_dataset is {type(dataset).__name__}; expected SegmentationDataset.")
-    with progress_bar("reading") as bar:
+    with progress_bar() as bar:
         task = bar.add_task("reading", total=len(dataset))
         statistics = band_statistics(dataset, lambda: bar.advance(task))
     print(describe(statistics, dataset.spec.bands))

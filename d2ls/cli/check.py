@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common
@@ -70,10 +69,8 @@ def _check_config(options: argparse.Namespace) -> int:
     words = [*([options.dataset] if options.dataset else []), *options.settings]
     if options.root or options.picture:
         raise ConfigError("--root and --picture need the name of a data set; with -c, D2LS_DATA names the root.")
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     settings = load_config(options.config, parse_overrides(words))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with cli.progress_bar() as bar:
         report = check_config(settings, bar)
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))

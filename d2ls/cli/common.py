@@ -44,10 +44,10 @@ def add_network_options(result: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
 
 
-def progress_bar(title: str) -> Progress:
-    """A bar on stderr, shown only on a terminal."""
+def progress_bar() -> Progress:
+    """Bars on stderr, each beside its description, shown only on a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write and path.exists():
         raise ConfigError(f"{path} is there already. Remove it to have it made again.")
     console = Console()
-    with progress_bar("reading") as bar:
-        task = bar.add_task("pairs", total=count_pairs(options.folder))
+    with progress_bar() as bar:
+        task = bar.add_task("reading", total=count_pairs(options.folder))
         found = describe(options.folder, lambda: bar.advance(task))
     tell(found, console)
     if options.write:

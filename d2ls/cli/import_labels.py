@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--overwrite", action="store_true", help="replace masks that are there")
     options = command.parse_args(arguments)
     found = _read(options.format, options.labels, options.images, options.column)
-    with progress_bar("writing") as bar:
-        task = bar.add_task("masks", total=len(found))
+    with progress_bar() as bar:
+        task = bar.add_task("writing", total=len(found))
         pixels = write_folder(
             found, options.output, options.split, background=options.background, overwrite=options.overwrite,
             progress=lambda: bar.advance(task),

@@ -197,8 +197,8 @@ class Job:
         source = raster.turned or raster
         new = source.height - files.finished
         try:
-            with cli.progress_bar(raster.path.name) as bar:
-                advance = partial(bar.advance, bar.add_task("rows", total=source.height))
+            with cli.progress_bar() as bar:
+                advance = partial(bar.advance, bar.add_task(raster.path.name, total=source.height))
                 turned = source is not raster
                 self.segmentation.run(source, files.write, turned=turned, finished=files.finished, progress=advance)
         except OutputError:

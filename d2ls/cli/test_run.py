@@ -71,8 +71,8 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     begin_run(options.output, record, resume=options.resume)
     batch, workers = (1, 1) if name == "uavid" else (_batch(name, options, settings), options.workers)
     started = time.perf_counter()
-    with cli.progress_bar("segmenting") as bar:
-        task = bar.add_task("images", total=len(pairs))
+    with cli.progress_bar() as bar:
+        task = bar.add_task("segmenting", total=len(pairs))
         step = partial(bar.advance, task)
         scores = predict(dataset, segment, masks, batch=batch, workers=workers, resume=options.resume, progress=step)
     seconds = time.perf_counter() - started

@@ -21,6 +21,10 @@ from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
 THREADS = 4
+MISSING_CAUSES = (
+    "Usual causes: masks of 0 and 255 (declare DatasetSpec(values={0: .., 255: ..})); labels counted from 1, or 0 for "
+    "unlabelled pixels (values={0: 'ignore', 1: ..}). Where a class is really absent, set allow_missing_classes=True."
+)
 Progress = Callable[[], object]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -86,6 +90,27 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
             else:
                 counts.by_image[place] = pixels
     return counts
+
+
+def missing_classes(classes: Sequence[str], pixels: NDArray[np.int64], ignore_index: int) -> str:
+    """Classes without a pixel in the training masks, and the labels that these hold; empty where none is missing.
+
+    Args:
+        classes: names in index order.
+        pixels: number of pixels by label, (256,).
+        ignore_index: label of the pixels that count nowhere.
+    """
+    missing = [name for name, count in zip(classes, pixels, strict=False) if not count]
+    if not missing:
+        return ""
+    found = [
+        f"{value} ({100 * pixels[value] / pixels.sum():.1f} %)" + " = ignore_index" * (value == ignore_index)
+        for value in np.flatnonzero(pixels).tolist()
+    ]
+    return (
+        f"no training mask holds the class{'es' * (len(missing) > 1)} {', '.join(missing)}; the masks hold "
+        f"{', '.join(found) or 'no labels'}; {len(missing)} of {len(classes)} classes are missing"
+    )
 
 
 def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:

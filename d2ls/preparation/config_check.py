@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from d2ls.config import Settings
-from d2ls.data.check import check_headers, count_labels
+from d2ls.data.check import MISSING_CAUSES, check_headers, count_labels, missing_classes
 from d2ls.preparation.check import print_some, shares, shares_table
 
 
@@ -96,25 +96,11 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
             counts = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
             pixels = counts.pixels
             problems = list(dict.fromkeys([*problems, *counts.problems, *_outside(settings, pixels, name)]))
-            if name == "train" and not settings.allow_missing_classes:
-                result.problems += _missing(settings, pixels)
+            missing = missing_classes(settings.classes, pixels, settings.ignore_index)
+            if missing and name == "train" and not settings.allow_missing_classes:
+                result.problems.append(f"{missing}. {MISSING_CAUSES}")
         result.splits.append(SplitCheck(name, len(dataset), pixels, problems))
     return result
-
-
-def _missing(settings: Settings, found: NDArray[np.int64]) -> list[str]:
-    """Classes that occur in no training mask."""
-    absent = [name for index, name in enumerate(settings.classes) if not found[index]]
-    if not absent:
-        return []
-    shares_of = ", ".join(
-        f"{value} ({100 * found[value] / found.sum():.1f} %)" for value in np.flatnonzero(found).tolist()
-    )
-    return [
-        f"{len(absent)} of {len(settings.classes)} classes occur in no training mask: {', '.join(absent)}. Found: "
-        f"{shares_of or 'no labels'}. Do the masks hold 0 and 255, or labels from 1? Such values need "
-        "DatasetSpec(values={...}). Are the classes rare? Then set allow_missing_classes=True."
-    ]
 
 
 def _outside(settings: Settings, pixels: NDArray[np.int64], split: str) -> list[str]:

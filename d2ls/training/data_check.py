@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from d2ls.config import Settings
-from d2ls.data.check import check_headers, count_labels
+from d2ls.data.check import MISSING_CAUSES, check_headers, count_labels, missing_classes
 from d2ls.data.io import write_bytes
 from d2ls.errors import ConfigError, DataError
 
@@ -94,12 +94,14 @@ def check_classes(settings: Settings) -> list[str]:
     Raises:
         ConfigError: a class occurs in no training mask; tells the values that do.
     """
-    dataset = settings.train_dataset
-    sampled = count_labels(dataset, indices=_spread(len(dataset), SAMPLED_MASKS)).pixels
-    if not sampled.any() or sampled[: settings.num_classes].all():
-        return [] if sampled.any() else _missing(settings, sampled)
-    counts = sampled if len(dataset) <= SAMPLED_MASKS else _all_labels(settings).sum(axis=0)
-    return [] if counts[: settings.num_classes].all() else _missing(settings, counts)
+    dataset, classes = settings.train_dataset, settings.num_classes
+    pixels = count_labels(dataset, indices=_spread(len(dataset), SAMPLED_MASKS)).pixels
+    if pixels.any() and not pixels[:classes].all() and len(dataset) > SAMPLED_MASKS:
+        pixels = _all_labels(settings).sum(axis=0)
+    missing = missing_classes(settings.classes, pixels, settings.ignore_index)
+    if missing and not settings.allow_missing_classes:
+        raise ConfigError(f"{settings.path}: {missing}. {MISSING_CAUSES}")
+    return [f"warning: {missing}"] if missing else []
 
 
 def check_worker_start(settings: Settings) -> None:
@@ -122,25 +124,6 @@ def check_worker_start(settings: Settings) -> None:
                 f"which this system starts by {method!r}: {error}. Move functions and classes that it uses from "
                 f"{settings.path} into a Python file of their own and import them, or set num_workers=0."
             ) from error
-
-
-def _missing(settings: Settings, counts: NDArray[np.int64]) -> list[str]:
-    missing = [name for name, count in zip(settings.classes, counts, strict=False) if not count]
-    every = max(int(counts.sum()), 1)
-    values = {int(value): f"{value} ({100 * counts[value] / every:.1f} %)" for value in np.flatnonzero(counts)}
-    if settings.ignore_index in values:
-        values[settings.ignore_index] += " = ignore_index"
-    text = (
-        f"no training mask holds the {'class' if len(missing) == 1 else 'classes'} {', '.join(missing)}; the masks "
-        f"hold {', '.join(values.values()) or 'no labels'}"
-    )
-    if settings.allow_missing_classes:
-        return [f"warning: {text}"]
-    raise ConfigError(
-        f"{settings.path}: {text}. Usual causes: masks of 0 and 255 (declare DatasetSpec(values={{0: .., 255: ..}})); "
-        "labels counted from 1, or 0 for unlabelled pixels (values={0: 'ignore', 1: ..}). Where the class is really "
-        "absent, set allow_missing_classes=True."
-    )
 
 
 def _weight_loss(settings: Settings, weights: Sequence[float]) -> None:

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from d2ls.checkpoint import Checkpoint, load_weights, read_checkpoint
 from d2ls.config import Settings
-from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.errors import CheckpointError, ConfigError, D2LSError, DataError
 from d2ls.inference import tta
 from d2ls.inference.predictor import Network, whole_images
 from d2ls.inference.results import Masks
@@ -36,16 +36,6 @@ from d2ls.training.trainer import initial_weights
 
 SIDE = 128  # pixels of the image
 COPIES = 4  # checkpoints that the disk must have room for: best, last, the one before it, the one being written
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Outcome of one part of a preflight."""
-
-    part: str
-    text: str
-    seconds: float
-    is_problem: bool = False
 
 
 @dataclass
@@ -157,7 +147,7 @@ class Preflight:
             one, other = net.cpu().eval()(image), again.cpu().eval()(image)
         if one.shape[1] != self.settings.num_classes:
             raise ConfigError(f"net gives {one.shape[1]} classes, num_classes={self.settings.num_classes}.")
-        if not (difference := (one - other).abs().max().item()) <= 1e-4:  # nor what is no number
+        if not (difference := (one - other).abs().max().item()) <= 1e-4:  # NaN fails, too
             raise CheckpointError(f"the logits of the network from the checkpoint differ by {difference:.2g}.")
         self._again = again
         return f"its logits {tuple(one.shape)} differ by {difference:.1g} at most"
@@ -247,24 +237,22 @@ def check(settings: Settings, console: Console) -> list[str]:
     Returns:
         The problems, one line each.
     """
-    findings: list[Finding] = []
-    with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)  # the crop of the training image is drawn
-        for part, function in Preflight(settings, Path(folder)).parts().items():
-            begin, is_problem = time.perf_counter(), False
-            try:
-                text = function()
-            except _NotTriedError as reason:
-                text = f"not tried: {reason}"
-            except Exception as error:  # a network or a data set of the user's own may raise anything
-                ours = type(error).__module__ == ConfigError.__module__
-                text, is_problem = str(error) if ours else f"{type(error).__name__}: {error}", True
-            findings.append(Finding(part, text, time.perf_counter() - begin, is_problem))
+    problems: list[str] = []
     table = Table("part", "found", "seconds", title=f"{settings.path}: one image of {SIDE} px through everything")
-    for finding in findings:
-        table.add_row(finding.part, "PROBLEM" if finding.is_problem else finding.text, f"{finding.seconds:.1f}")
+    with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # decides the crop of the training image
+        for part, function in Preflight(settings, Path(folder)).parts().items():
+            begin = time.perf_counter()
+            try:
+                found = function()
+            except _NotTriedError as reason:
+                found = f"not tried: {reason}"
+            except Exception as error:  # a network or a data set of the user's own may raise anything
+                found = "PROBLEM"
+                problems.append(f"{part}: {'' if isinstance(error, D2LSError) else f'{type(error).__name__}: '}{error}")
+            table.add_row(part, found, f"{time.perf_counter() - begin:.1f}")
     console.print(table)
-    return [f"{finding.part}: {finding.text}" for finding in findings if finding.is_problem]
+    return problems
 
 
 class _NotTriedError(Exception):
