@@ -23,7 +23,7 @@ give their lines one name after all splits are imported; lines named "ignore" co
 
 coco      polygons and run lengths (RLE; these need: pip install pycocotools)
 labelme   polygons, rectangles, circles and masks; images without a JSON file are left out
-geojson   polygons in map coordinates (also GeoPackage and Shapefile) over georeferenced images
+geojson   polygons in map coordinates (also GeoPackage and shapefile) over georeferenced TIFF files
 """
 
 
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _read(kind: str, labels: Path, images: Path | None, column: str | None) -> list[Labelled]:
     if not labels.exists() or (labels.is_dir() and kind != "labelme"):
         raise ConfigError(f"{labels}: no such file.")
-    if column is not None and kind != "geojson":
-        raise ConfigError(f"--column {column}: {kind} has no columns; leave it out.")
+    if (column is None) == (kind == "geojson"):
+        raise ConfigError(f"--column {column}: it names the column of the class names, for geojson and for that alone.")
     images = images or (labels if labels.is_dir() else labels.parent)
     if not images.is_dir():
         raise ConfigError(f"--images {images}: no such folder.")
     if kind == "geojson":
-        return read_geojson(labels, images, column)
+        return read_geojson(labels, images, str(column))
     return (read_coco if kind == "coco" else read_labelme)(labels, images)

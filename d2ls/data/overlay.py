@@ -182,11 +182,11 @@ class Polygons:
         with _naming(self.path) as pyogrio:
             return CRS.from_user_input(pyogrio.read_info(self.path)["crs"])
 
-    def check(self) -> None:
-        """Look at the column of all polygons once.
+    def entries(self) -> Counter[str]:
+        """How often each entry of the column occurs, in the order of the file.
 
         Raises:
-            DataError: unreadable, several layers, no such column, other entries than the values, no polygons.
+            DataError: unreadable, several layers, no such column, no polygons.
         """
         with _naming(self.path) as pyogrio:
             if len(layers := pyogrio.list_layers(self.path)) != 1:
@@ -204,6 +204,15 @@ class Polygons:
         counts = Counter(map(_as_text, entries))
         if not counts:
             raise DataError(f"{self.path}: no polygons in it.")
+        return counts
+
+    def check(self) -> None:
+        """Look at the column of all polygons once.
+
+        Raises:
+            DataError: as `entries`, or other entries than the values.
+        """
+        counts = self.entries()
         if wrong := [f"{entry} ({count})" for entry, count in counts.items() if entry not in self.values]:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise DataError(
@@ -214,7 +223,7 @@ class Polygons:
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
         """Blocks that polygons touch, or all of them; see `Overlay`."""
         place = Georeference.of(image)
-        shapes = self._shapes(image, place, place.bounds)
+        shapes = self.shapes(image, place, place.bounds)
         if not shapes:
             with _naming(self.path) as pyogrio:
                 info = pyogrio.read_info(self.path, force_total_bounds=True)
@@ -227,11 +236,11 @@ class Polygons:
         """Values of the polygons in a window; see `Overlay`."""
         place, (top, left, height, width) = Georeference.of(image), window
         transform = place.transform * Affine.translation(left, top)
-        shapes = self._shapes(image, place, array_bounds(height, width, transform))
+        shapes = self.shapes(image, place, array_bounds(height, width, transform))
         return _draw(shapes, (height, width), transform, self.background)
 
-    def _shapes(self, image: Path, place: Georeference, bounds: tuple[float, float, float, float]) -> Shapes:
-        """Polygons that touch bounds in the raster's CRS, and their values, in the order of drawing."""
+    def shapes(self, image: Path, place: Georeference, bounds: tuple[float, float, float, float]) -> Shapes:
+        """Polygons that touch bounds in the raster's CRS, in this CRS, and their values, in the order of drawing."""
         with _naming(self.path) as pyogrio:
             crs = self.crs
             if not self.warp:

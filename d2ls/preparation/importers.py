@@ -8,25 +8,22 @@ import csv
 import io
 import json
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyogrio.raw
-import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio import features, warp
-from rasterio.errors import NotGeoreferencedWarning
-from rasterio.transform import array_bounds
-from shapely.geometry import mapping, shape
+from rasterio import features
 
 from d2ls.data import io as files
+from d2ls.data.overlay import Georeference, Polygons
 from d2ls.data.pairs import list_images
 from d2ls.data.sets.folder import CLASSES, PALETTE, read_classes
 from d2ls.errors import ConfigError, DataError, require
@@ -107,50 +104,36 @@ def read_labelme(path: Path, images: Path) -> list[Labelled]:
     return found
 
 
-def read_geojson(path: Path, images: Path, column: str | None = None) -> list[Labelled]:
-    """Read polygons in map coordinates: GeoJSON, or any other vector file that GDAL reads.
+def read_geojson(path: Path, images: Path, column: str) -> list[Labelled]:
+    """Read polygons in map coordinates: GeoJSON, GeoPackage or shapefile.
 
     Args:
         path: one file for all images.
-        images: folder of georeferenced images; all of them are taken, also those without a polygon.
-        column: that holds the class names; None where there is one column only.
+        images: folder of georeferenced TIFF files; all of them are taken, also those without a polygon.
+        column: that holds the class names.
 
     Raises:
-        ConfigError: the column is not there, or not given among several.
-        DataError: a file cannot be read, an image has no georeference, or no polygon lies on any image.
+        DataError: a file cannot be read, has no coordinate reference system or no such column, a polygon has no class,
+            or none lies on any image.
     """
-    try:
-        meta, _, geometries, columns = pyogrio.raw.read(path)
-        polygons = shapely.from_wkb(geometries)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, *_MALFORMED) as error:
-        raise _unlike(path, "GeoJSON", error) from error
-    names = [str(name) for name in meta["fields"]]
-    if column not in names and (column is not None or len(names) != 1):
-        raise ConfigError(f"--column {column}: expected a column of {path} with class names: {', '.join(names)}.")
-    labels = columns[names.index(column) if column else 0]
-    kept = shapely.area(polygons) > 0  # neither points nor lines
-    polygons, labels = polygons[kept], labels[kept]
-    if empty := sum(label is None or str(label) == "nan" for label in labels):
-        raise DataError(f"{path}: {empty} of {len(labels)} polygons have no class in the column {column or names[0]}.")
-    placed: dict[Any, NDArray[Any]] = {}
+    polygons = Polygons(path, column, {}, 0, warp=True)
+    counts = polygons.entries()
+    if "empty" in counts:
+        raise DataError(f"{path}: {counts['empty']} polygons have no class in the column {column}.")
+    labels = [*counts]
+    polygons = replace(polygons, values={label: number for number, label in enumerate(labels)})
     found = []
     for image in list_images(images).values():
-        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning), rasterio.open(image) as raster:
-            crs, transform, size = raster.crs, raster.transform, raster.shape
-        if crs is None or meta["crs"] is None:
-            raise DataError(f"{path if crs else image}: no coordinate reference system; it must say where it lies.")
-        if crs not in placed:
-            moved = warp.transform_geom(meta["crs"], crs, [mapping(polygon) for polygon in polygons])
-            placed[crs] = np.array([shape(polygon) for polygon in moved], dtype=object)
-        there = np.flatnonzero(shapely.intersects(placed[crs], shapely.box(*array_bounds(*size, transform))))
+        place = Georeference.of(image)
         burns: list[tuple[str, Burn]] = [
-            (str(labels[at]), partial(_burn_geometries, [placed[crs][at]], transform=transform)) for at in there
+            (labels[number], partial(_burn_geometries, [geometry], transform=place.transform))
+            for geometry, number in polygons.shapes(image, place, place.bounds)
+            if geometry.area  # neither a point nor a line
         ]
-        found.append(Labelled(image, size, burns))
+        found.append(Labelled(image, (place.height, place.width), burns))
     if not any(labelled.shapes for labelled in found):
-        raise DataError(
-            f"{path}: none of its {len(polygons)} polygons lies on one of the {len(found)} images of {images}."
-        )
+        total = f"none of its {counts.total()} polygons lies on one of the {len(found)} images of {images}"
+        raise DataError(f"{path}: {total}.")
     return found
 
 
@@ -258,7 +241,7 @@ def _polygon(points: NDArray[Any]) -> shapely.Polygon:
 def _burn_geometries(geometries: Sequence[Any], mask: Mask, value: int, transform: Any = None) -> None:
     drawn = [(geometry, value) for geometry in geometries if not geometry.is_empty]
     if drawn:
-        features.rasterize(drawn, out=mask, transform=transform or rasterio.Affine.identity())
+        features.rasterize(drawn, out=mask, transform=transform or Affine.identity())
 
 
 def _burn_runs(outline: Mapping[str, Any], mask: Mask, value: int) -> None:

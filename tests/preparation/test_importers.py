@@ -126,7 +126,8 @@ def test_coco_polygons_of_several_parts_and_overlaps(tmp_path: Path, capsys: pyt
     assert "2 masks" in told
     assert "1 of them without a shape" in told
     assert "tree: 2 shapes" in told
-    assert [pair.name for pair in FolderDataset(tmp_path / "out").train().pairs] == ["1", "2"]
+    data = FolderDataset(tmp_path / "out")
+    assert [pair.name for pair in (*data.train().pairs, *data.val().pairs)] == ["1", "2"]
 
 
 def test_coco_run_lengths_are_pycocotools_own(tmp_path: Path) -> None:
@@ -280,8 +281,12 @@ def far_away(folder: Path) -> list[str]:
     return ["geojson", str(geojson(folder / "x.geojson", ("a", shapely.box(0, 0, 9, 9)))), "--column", "crop"]
 
 
+def no_geojson(folder: Path) -> list[str]:
+    return [*text("{}", "x.geojson", "geojson")(folder), "--column", "a"]
+
+
 def no_reference(folder: Path) -> list[str]:
-    picture(folder / "a.png")
+    Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(folder / "a.tif")
     return ["geojson", str(geojson(folder / "x.geojson", ("a", shapely.box(0, 0, 9, 9)))), "--column", "crop"]
 
 
@@ -297,15 +302,15 @@ BAD = {
     "no COCO": (text('{"shapes": []}'), "cannot be read as COCO instances .*categories"),
     "a list": (text("[1]"), "cannot be read as COCO instances"),
     "no labelme": (text("{}", kind="labelme"), "cannot be read as labelme .*imagePath"),
-    "no GeoJSON": (text("{}", "x.geojson", "geojson"), r"x\.geojson: cannot be read as GeoJSON"),
+    "no GeoJSON": (no_geojson, r"x\.geojson: cannot be read"),
     "no file": (lambda folder: ["coco", str(folder / "none.json")], "no such file"),
     "an empty folder": (lambda folder: ["labelme", str(folder)], "no JSON file in it"),
     "far away": (far_away, "none of its 1 polygons lies on one of the 1 images"),
-    "no georeference": (no_reference, r"a\.png: no coordinate reference system"),
-    "no class": (no_class, "1 of 1 polygons have no class in the column crop"),
-    "no column": (lambda folder: far_away(folder)[:2], r"--column None: expected a column of .*: crop, id"),
-    "another column": (lambda folder: [*far_away(folder)[:3], "sort"], r"--column sort: expected .*: crop, id"),
-    "a column of COCO": (lambda folder: ["coco", str(coco(folder)), "--column", "a"], "coco has no columns"),
+    "no georeference": (no_reference, r"a\.tif: no coordinate reference system"),
+    "no class": (no_class, "1 polygons have no class in the column crop"),
+    "no column": (lambda folder: far_away(folder)[:2], "--column None: it names the column .* for geojson"),
+    "another column": (lambda folder: [*far_away(folder)[:3], "sort"], "no column 'sort'; its columns: crop, id"),
+    "a column of COCO": (lambda folder: ["coco", str(coco(folder)), "--column", "a"], "--column a: .* for that alone"),
 }  # fmt: skip
 
 
