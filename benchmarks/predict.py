@@ -3,8 +3,10 @@
     python benchmarks/predict.py                          40 tiles without views, 4 with d4: seconds and ratios
     python benchmarks/predict.py --memory 200 800         peak memory of runs over so many tiles, a fresh process each
     python benchmarks/predict.py --raster 20000 --backbone test_convnext --stages 1 --width 32
-                                                          predict.py on GeoTIFFs of this width, of a quarter of the
-                                                          height, half of it, and the whole: speed and peak memory
+                                                          predict.py on GeoTIFFs of this width and several heights:
+                                                          speed, share of the network, peak memory
+    python benchmarks/predict.py --raster 4000 --rows 4000 --weights models/dubai [--plain]
+                                                          a trained network; a plain loop that holds the whole raster
 
 Tiles are drawn (Vaihingen's classes, TIFFs as the split tools write them); the network is untrained.
 """
@@ -21,7 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,10 +42,12 @@ from d2ls.data.sets import vaihingen
 from d2ls.inference import tta
 from d2ls.inference.predictor import Network, choose_device
 from d2ls.inference.sliding_window import blended_axis
+from d2ls.memory import keep_freed_memory
 from d2ls.models import DynamicDictionaryLearning
 from tests.drawn import folders
 
 VIEWS = {"none": tta.NONE, "lr": tta.LR, "d4": vaihingen.FACTS.d4}
+SIDE = 1024  # of predict.py's windows
 
 
 def draw(root: Path, number: int, size: int, drawn: int = 8) -> None:
@@ -155,51 +161,95 @@ def draw_raster(path: Path, height: int, width: int) -> None:
             dataset.write(rows[:, :count, :width], window=Window(0, top, width, count))
 
 
-def predict_raster(root: Path, options: argparse.Namespace) -> tuple[float, float, float]:
-    """Seconds of predict.py on the raster in the folder, megabytes at its peak, seconds of the network for a window."""
-    words = ["-w", str(root / "net.ckpt"), "-i", str(root / "scene.tif"), "-o", str(root / "out")]
+class Cost(NamedTuple):
+    """What a run on a raster needs.
+
+    Attributes:
+        seconds: on the clock.
+        cpu: seconds of the processor, all threads together.
+        megabytes: at its peak, the libraries included.
+        alone: seconds of the network alone for one window, on the clock.
+        alone_cpu: the same, of the processor.
+    """
+
+    seconds: float
+    cpu: float
+    megabytes: float
+    alone: float
+    alone_cpu: float
+
+
+def raster_cost(root: Path, options: argparse.Namespace) -> Cost:
+    """Cost of predict.py, or of the plain loop, on the raster in the folder; in a process of its own."""
+    weights = options.weights or root / "net.ckpt"
+    words = ["-w", str(weights), "-i", str(root / "scene.tif"), "-o", str(root / "out")]
     words += ["--device", options.device, "-b", str(options.batch)]
-    started = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = run_main(predict_main, words)
-    if code:
-        raise SystemExit(code)
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return seconds, peak, window_seconds(root, options)
+    started, processor = time.perf_counter(), time.process_time()
+    if options.plain:
+        plain_loop(weights, root, options)
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = run_main(predict_main, words)
+        if code:
+            raise SystemExit(code)
+    spent = time.perf_counter() - started, time.process_time() - processor
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return Cost(*spent, peak, *window_seconds(weights, options))
 
 
-def window_seconds(root: Path, options: argparse.Namespace) -> float:
-    """Seconds of the network alone on a window that is in memory, in a process that has run predict.py."""
-    network = Network(read_checkpoint(root / "net.ckpt").build(), choose_device(options.device), "32-true")
-    window = torch.randn(options.batch, 3, 1024, 1024)
+def plain_loop(weights: Path, root: Path, options: argparse.Namespace) -> None:
+    """The loop that is often written: image, sums and weights of the whole raster in memory, an untiled GeoTIFF."""
+    keep_freed_memory(256 << 20)
+    checkpoint = read_checkpoint(weights)
+    network = Network(checkpoint.build(), choose_device(options.device), "32-true")
+    assert checkpoint.spec is not None
+    with rasterio.open(root / "scene.tif") as dataset:
+        image, profile = dataset.read(), dataset.profile
+    factor, summand = (values[:, None, None] for values in checkpoint.spec.scale_and_offset())
+    rows, columns = (blended_axis(side, SIDE, 0.25) for side in image.shape[1:])
+    summed = torch.zeros(checkpoint.spec.num_classes, *image.shape[1:])
+    for (top, down), (left, across) in product(*(zip(a.starts, a.weights, strict=True) for a in (rows, columns))):
+        part = np.s_[:, top : top + rows.window, left : left + columns.window]
+        window = torch.from_numpy(image[part].astype(np.float32) * factor + summand)
+        summed[part] += network(window[None])[0].softmax(dim=0).cpu() * torch.outer(down, across)
+    with rasterio.open(root / "map.tif", "w", **profile | {"count": 1}) as dataset:
+        dataset.write(summed.argmax(dim=0).to(torch.uint8).numpy(), 1)
+
+
+def window_seconds(weights: Path, options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds, and of the processor, of the network alone on a window in memory, in a process that has run it."""
+    network = Network(read_checkpoint(weights).build(), choose_device(options.device), "32-true")
+    window = torch.randn(options.batch, 3, SIDE, SIDE)
     network(window)
-    started = time.perf_counter()
-    for _ in range(20):
+    started, processor = time.perf_counter(), time.process_time()
+    for _ in range(10):
         logits = network(window)
     logits.sum().item()  # waits for a GPU
-    return (time.perf_counter() - started) / 20 / options.batch
+    number = 10 * options.batch
+    return (time.perf_counter() - started) / number, (time.process_time() - processor) / number
 
 
 def measure_raster(options: argparse.Namespace) -> dict[str, object]:
-    """Runs over rasters of growing height, each in a process of its own."""
+    """Runs over rasters of several heights, each in a process of its own."""
     found: dict[str, object] = {}
     width = options.raster
-    for height in (width // 4, width // 2, width):
+    for height in options.rows or (width // 4, width // 2, width):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             draw_raster(root / "scene.tif", height, width)
             write_checkpoint(root / "net.ckpt", options)
-            words = [sys.executable, __file__, "--raster-peak", str(root), "--device", options.device]
-            words += ["--batch", str(options.batch)]
+            words = [sys.executable, __file__, "--raster-cost", str(root), "--device", options.device]
+            words += ["--batch", str(options.batch), *(["--plain"] if options.plain else [])]
+            words += ["--weights", str(options.weights)] if options.weights else []
             done = subprocess.run(words, check=True, capture_output=True, text=True)
-            seconds, megabytes, alone = map(float, done.stdout.split())
-            windows = math.prod(len(blended_axis(side, 1024, 0.25).starts) for side in (height, width))
-            network = alone * windows
-        figures = {"seconds": seconds, "network seconds": network, "run / network": seconds / network}
-        figures |= {"megapixels per second": height * width / 1e6 / seconds, "peak MB": megabytes}
-        found[f"{width} x {height}"] = figures
-        print(f"{width} x {height} px, {windows} windows: {seconds:.1f} s ({figures['megapixels per second']:.2f} "
-              f"megapixels/s), network alone {network:.1f} s, ratio {seconds / network:.3f}; peak {megabytes:.0f} MB",
+        cost = Cost(*map(float, done.stdout.split()))
+        windows = math.prod(len(blended_axis(side, SIDE, 0.25).starts) for side in (height, width))
+        speed = height * width / 1e6 / cost.seconds
+        ratios = cost.seconds / (cost.alone * windows), cost.cpu / (cost.alone_cpu * windows)
+        figures = {**cost._asdict(), "run / network": ratios[0], "of the processor": ratios[1]}
+        found[f"{width} x {height}"] = figures | {"megapixels per second": speed}
+        print(f"{width} x {height} px, {windows} windows: {cost.seconds:.1f} s ({speed:.2f} megapixels/s), "
+              f"{cost.cpu:.1f} CPU s; run / network {ratios[0]:.3f}, of CPU seconds {ratios[1]:.3f}; peak {cost.megabytes:.0f} MB",
               flush=True)  # fmt: skip
     return found
 
@@ -222,14 +272,17 @@ def main() -> None:
     add("--memory", nargs="+", type=int, metavar="TILES", help="measure peak memory of runs of these lengths")
     add("--peak", type=Path, help=argparse.SUPPRESS)
     add("--raster", type=int, metavar="WIDTH", help="measure predict.py on rasters of this width")
-    add("--raster-peak", type=Path, help=argparse.SUPPRESS)
+    add("--rows", nargs="+", type=int, help="heights of these rasters (default: a quarter, half, all of the width)")
+    add("--weights", type=Path, help="a checkpoint or model folder of 8-bit RGB for these rasters (default: untrained)")
+    add("--plain", action="store_true", help="measure a plain loop that holds the whole raster in place of predict.py")
+    add("--raster-cost", type=Path, help=argparse.SUPPRESS)
     add("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
     if options.peak:
         print(peak(options))
         return
-    if options.raster_peak:
-        print(*predict_raster(options.raster_peak, options))
+    if options.raster_cost:
+        print(*raster_cost(options.raster_cost, options))
         return
     if options.raster:
         found = measure_raster(options)
