@@ -249,8 +249,8 @@ def measure_raster(options: argparse.Namespace) -> dict[str, object]:
         figures = {**cost._asdict(), "run / network": ratios[0], "of the processor": ratios[1]}
         found[f"{width} x {height}"] = figures | {"megapixels per second": speed}
         print(f"{width} x {height} px, {windows} windows: {cost.seconds:.1f} s ({speed:.2f} megapixels/s), "
-              f"{cost.cpu:.1f} CPU s; run / network {ratios[0]:.3f}, of CPU seconds {ratios[1]:.3f}; peak {cost.megabytes:.0f} MB",
-              flush=True)  # fmt: skip
+              f"{cost.cpu:.1f} CPU s; run / network {ratios[0]:.3f}, of CPU seconds {ratios[1]:.3f}; "
+              f"peak {cost.megabytes:.0f} MB", flush=True)  # fmt: skip
     return found
 
 

@@ -1,5 +1,6 @@
 """The scripts of examples/ run as their first lines say, and give what PyTorch gives."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from d2ls.cli.common import run_main
+from d2ls.cli.predict import main as predict_main
 from d2ls.data.sets import vaihingen
 from d2ls.export.facts import ModelFacts
 from d2ls.export.folder import write_folder
@@ -63,3 +66,30 @@ def test_a_model_in_a_notebook(model: tuple[torch.nn.Module, Path], tmp_path: Pa
     colours = np.array(vaihingen.SPEC.colours, np.uint8)[probabilities.argmax(0)]
     assert (np.asarray(Image.open(tmp_path / "mask.png")) == colours)[clear].all()
     assert f"best class: {probabilities.max(0).mean():.3f}" in printed
+
+
+@pytest.mark.slow
+def test_rasters_by_two_actors_of_ray(model: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
+    """Real Ray on this machine: the maps of predict.py, a damaged raster told, each raster by one of two actors."""
+    pytest.importorskip("ray")
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        image = np.random.default_rng(number).integers(0, 256, (60, 70 + number, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    words = ("-w", model[1] / "model", "-i", tmp_path / "in", "--device", "cpu", "--window", "32")
+    assert run_main(predict_main, [str(word) for word in (*words, "-o", tmp_path / "plain")]) == 2
+    script = [sys.executable, str(ROOT / "examples" / "ray_predict.py"), "--actors", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [*script, *map(str, words), "-o", str(tmp_path / "ray")],
+        capture_output=True, text=True, check=False, env=environment, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "4 of 5 rasters" in done.stdout
+    assert done.stderr.count(f"error: {tmp_path / 'in' / 'bad.png'}: ") == 1
+    assert len(set(re.findall(r"\(MapWorker\(MapBatches\(Predictor\)\) pid=(\d+)\)", done.stderr + done.stdout))) == 2
+    names = {path.name for path in (tmp_path / "ray").iterdir()}
+    assert names == {path.name for path in (tmp_path / "plain").iterdir()}
+    for number in range(4):
+        assert (tmp_path / "ray" / f"{number}.png").read_bytes() == (tmp_path / "plain" / f"{number}.png").read_bytes()

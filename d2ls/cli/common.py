@@ -44,11 +44,11 @@ def add_network_options(result: argparse.ArgumentParser) -> None:
     add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
 
 
-def progress_bar() -> Progress:
-    """Bars on stderr, each beside its description, shown only on a terminal."""
+def progress_bar(shown: bool = True) -> Progress:
+    """Bars on stderr, each beside its description, shown only on a terminal, and not where others draw over them."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
 
 
 def positive(word: str) -> int:

@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   python predict.py -w model.ckpt -i scene.tif -o maps
   python predict.py -w model.ckpt -i scenes/ -o maps -t lr --polygons --min-area 20 --resume
   python predict.py -w model.ckpt -i list.txt -o maps --shard 2/8
+  python predict.py -w model.ckpt -i scenes/ -o maps --gpus all --resume
   python predict.py -w model.onnx -i scene.tif -o maps
 
 A map has the georeference of its raster, the classes' names and colours, and 255 where there is no data. PNG and JPEG
@@ -23,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
     options.shard = options.shard or slurm_shard()
-    from d2ls.cli.predict_run import run  # noqa: PLC0415
+    if options.gpus:
+        from d2ls.cli.predict_gpus import run  # noqa: PLC0415
+    else:
+        from d2ls.cli.predict_run import run  # noqa: PLC0415
 
     return run(options, ["predict.py", *words])
 
@@ -66,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="share I of N of the rasters (default: Slurm's array task)",
     )
+    add("--gpus", type=_gpus, metavar="N", help="a process for each of N GPUs, or of all; they share the rasters")
     add("--resume", action="store_true", help="keep maps that are finished, continue one that was interrupted")
     return result
 
@@ -75,6 +80,10 @@ def slurm_shard(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     names = ("ID", "MIN", "STEP", "COUNT")
     task, least, step, count = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", 1)) for name in names)
     return (task - least) // step + 1, count
+
+
+def _gpus(text: str) -> int | str:
+    return text if text == "all" else cli.positive(text)
 
 
 def _bands(text: str) -> tuple[int, ...]:

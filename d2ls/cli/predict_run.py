@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,8 +40,6 @@ _KEPT = 256 << 20  # bytes that the process keeps after it has freed them
 def run(options: argparse.Namespace, command: list[str]) -> int:
     """Segment the rasters of this process's share, one after the other.
 
-    A raster that cannot be used is reported and skipped.
-
     Args:
         options: from `d2ls.cli.predict.parser`.
         command: script and arguments, for the records.
@@ -49,13 +47,27 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
     Returns:
         The exit code: 0, or 2 if a raster was skipped.
     """
-    share, shares = options.shard
+    rasters = rasters_of(options)
+    return predict_rasters(load_job(options, command), rasters)
+
+
+def rasters_of(options: argparse.Namespace) -> list[Path]:
+    """The rasters of this process's share.
+
+    Raises:
+        ConfigError: a scale out of range.
+        DataError: there are no rasters.
+    """
     if not 1 / 16 <= options.scale <= 16:
         raise ConfigError(f"--scale {options.scale}: expected a factor from 1/16 to 16.")
-    rasters = list_rasters(options.input)
-    job = load_job(options, command)
+    share, shares = options.shard
+    return list_rasters(options.input)[share - 1 :: shares]
+
+
+def predict_rasters(job: "Job", rasters: Iterable[Path]) -> int:
+    """Segment rasters; one that cannot be used is reported and skipped. Returns the exit code as `run` does."""
     skipped = 0
-    for path in rasters[share - 1 :: shares]:
+    for path in rasters:
         try:
             job.predict(path)
         except DataError as problem:
@@ -197,7 +209,7 @@ class Job:
         source = raster.turned or raster
         new = source.height - files.finished
         try:
-            with cli.progress_bar() as bar:
+            with cli.progress_bar(shown=not options.gpus) as bar:
                 advance = partial(bar.advance, bar.add_task(raster.path.name, total=source.height))
                 turned = source is not raster
                 self.segmentation.run(source, files.write, turned=turned, finished=files.finished, progress=advance)
