@@ -18,6 +18,7 @@ from rich.progress import Progress
 from d2ls.config import Settings
 from d2ls.data.check import MISSING_CAUSES, check_headers, count_labels, missing_classes
 from d2ls.data.io import write_bytes
+from d2ls.data.pairs import Pair
 from d2ls.errors import ConfigError, DataError
 
 LOGS = Path("lightning_logs")
@@ -203,8 +204,8 @@ def _all_labels(settings: Settings) -> NDArray[np.int64]:
 
 
 def _fingerprint(dataset: Any) -> str | None:
-    """Hash of the names, sizes and times of all masks and of what their values mean; None without files."""
-    if not hasattr(dataset, "pairs"):
+    """Hash of names, sizes and times of all masks and of what their values mean; None where masks are no whole files."""
+    if not all(type(pair) is Pair for pair in getattr(dataset, "pairs", [None])):
         return None
     stats = [(str(p.mask), p.mask.stat().st_size, p.mask.stat().st_mtime_ns) for p in dataset.pairs if p.mask]
     return hashlib.sha256(repr((dataset.spec, stats)).encode()).hexdigest()

@@ -17,6 +17,7 @@ from d2ls.checkpoint import best_record_of, read_best, read_checkpoint
 from d2ls.cli.common import run_main
 from d2ls.config import load_config
 from d2ls.data.check import LabelCounts, count_labels
+from d2ls.data.regions import Region
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.training import data_check
 from d2ls.training.checkpoint_io import lock_folder
@@ -209,6 +210,17 @@ def test_the_sampler_favours_rare_classes_and_a_run_goes_on_exactly(capsys: pyte
     assert_same_state(whole, saved(folder=Path("model_weights/own")))
     with pytest.raises(ConfigError, match="sampler='rare': expected one of rare_classes"):
         load_config(path, {"sampler": "rare"})
+
+
+def test_counts_of_parts_of_files_are_not_kept() -> None:
+    draw(0, 1, images=2)
+    settings = load_config(own(), {"sampler": "rare_classes"})
+    whole = settings.train_dataset.pairs
+    settings.train_dataset._pairs = [Region(p.image, p.mask, p.name, (0, 0, 40, 48), (0, 0, 40, 48)) for p in whole]
+    train(settings)
+    assert not Path("lightning_logs/own.labels.json").exists()
+    train(load_config("own.py", {"sampler": "rare_classes"}))
+    assert Path("lightning_logs/own.labels.json").exists()
 
 
 def test_a_loader_that_takes_no_weights_is_told() -> None:
