@@ -204,7 +204,7 @@ def _all_labels(settings: Settings) -> NDArray[np.int64]:
 
 
 def _fingerprint(dataset: Any) -> str | None:
-    """Hash of names, sizes and times of all masks and of what their values mean; None where masks are no whole files."""
+    """Hash of names, sizes and times of all masks and of what their values mean; None where they are no whole files."""
     if not all(type(pair) is Pair for pair in getattr(dataset, "pairs", [None])):
         return None
     stats = [(str(p.mask), p.mask.stat().st_size, p.mask.stat().st_mtime_ns) for p in dataset.pairs if p.mask]
