@@ -69,6 +69,8 @@ def read_coco(path: Path, images: Path) -> list[Labelled]:
         for one in content["annotations"]:
             outline, labelled = one["segmentation"], found[one["image_id"]]
             if isinstance(outline, Mapping):
+                if tuple(outline["size"]) != labelled.size:
+                    raise ValueError(f"a shape in run lengths of {outline['size']} in an image of {labelled.size}")
                 require("pycocotools", f"{path}: a shape in run lengths")
                 burn: Burn = partial(_burn_runs, outline)
             else:
@@ -252,7 +254,8 @@ def _burn_runs(outline: Mapping[str, Any], mask: Mask, value: int) -> None:
 
 
 def _burn_window(window: NDArray[np.bool_], left: int, top: int, mask: Mask, value: int) -> None:
-    part = mask[top : top + window.shape[0], left : left + window.shape[1]]
+    window = window[max(0, -top) :, max(0, -left) :]
+    part = mask[max(0, top) :, max(0, left) :][: window.shape[0], : window.shape[1]]
     part[window[: part.shape[0], : part.shape[1]]] = value
 
 

@@ -169,13 +169,11 @@ class LastCheckpoint(CheckpointCallback):
         self._inside = begins_anywhere(settings.train_loader)
         self._common_batches = 0  # of the validation, on every process
 
-    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen; Lightning has just set up handlers of its own."""
         self._shutdown.listen()
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, where there was no sanity check."""
-        self._shutdown.listen()
+    on_sanity_check_start = on_train_start
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

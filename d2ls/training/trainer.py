@@ -164,20 +164,16 @@ def _loggers(settings: Settings) -> list[loggers.Logger]:
         if isinstance(item, loggers.Logger):
             found.append(item)
         elif item in LOGGERS:
-            options = {"version": log.version} if item == "tensorboard" else {}
+            options = {"experiment_name" if item == "mlflow" else "name": settings.log_name}
+            options |= {"version": log.version} if item == "tensorboard" else {}
             try:
-                found.append(getattr(loggers, LOGGERS[item])(save_dir=str(LOGS), **_name(item, settings), **options))
+                found.append(getattr(loggers, LOGGERS[item])(save_dir=str(LOGS), **options))
             except ImportError as error:
                 raise ConfigError(f"loggers: {item!r} is not installed: {error}") from error
         elif item != "csv":
             known = ", ".join(("csv", *LOGGERS))
             raise ConfigError(f"loggers has {item!r}; expected a logger of Lightning, or a name: {known}.")
     return found
-
-
-def _name(logger: str, settings: Settings) -> dict[str, str]:
-    """The run's name as a logger takes it."""
-    return {"experiment_name" if logger == "mlflow" else "name": settings.log_name}
 
 
 def _own_callbacks(settings: Settings) -> list[Callback]:

@@ -160,6 +160,8 @@ def test_labelme_shapes_against_pillow(tmp_path: Path) -> None:
         {"label": "d", "points": [[0, 0], [9, 9]], "shape_type": "line"},
         {"label": "a", "points": [[55, 2], [62, 7]], "shape_type": "mask",
          "mask": base64.b64encode(stream.getvalue()).decode()},
+        {"label": "b", "points": [[-4, 36], [3, 41]], "shape_type": "mask",
+         "mask": base64.b64encode(stream.getvalue()).decode()},
     )  # fmt: skip
     mask = imported(tmp_path, "labelme", folder)
     factor = 16
@@ -170,6 +172,7 @@ def test_labelme_shapes_against_pillow(tmp_path: Path) -> None:
     draw.ellipse((35 * factor, 10 * factor, 55 * factor, 30 * factor), fill=3)
     wanted = np.asarray(drawn)[factor // 2 :: factor, factor // 2 :: factor].copy()
     wanted[2:8, 55:60][window[:, :5] > 0] = 1
+    wanted[36:40, 0:4][window[:4, 4:] > 0] = 2
     assert (mask != wanted).sum() <= 4, "centres within a sixteenth of the circle's edge"
     assert (mask == 3).sum() == pytest.approx(np.pi * 100, rel=0.02)
     assert [entry.name for entry in read_classes(tmp_path / "out/classes.csv")] == ["background", "a", "b", "c", "d"]
@@ -326,9 +329,11 @@ def test_bad_input_is_told_and_nothing_is_written(
     assert not out.exists()
 
 
-def test_an_unknown_class_number_and_too_many_classes(tmp_path: Path) -> None:
+def test_shapes_that_do_not_fit_and_too_many_classes(tmp_path: Path) -> None:
     with pytest.raises(D2LSError, match=r"COCO instances .*99"):
         read_coco(coco(tmp_path, (99, [[0, 0, 9, 0, 9, 9]])), tmp_path)
+    with pytest.raises(D2LSError, match=r"COCO instances .*run lengths of \[4, 4\] in an image of \(40, 60\)"):
+        read_coco(coco(tmp_path, (3, {"size": [4, 4], "counts": [16]})), tmp_path)
     shapes = [{"label": str(n), "points": SQUARE} for n in range(255)]
     with pytest.raises(D2LSError, match="256 different labels"):
         write_folder(read_labelme(labelme(tmp_path / "photos", *shapes), tmp_path / "photos"), tmp_path / "out")
