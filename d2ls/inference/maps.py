@@ -32,7 +32,7 @@ _LAYERS = (".probabilities.tif", ".confidence.tif")
 _RESULTS = (*_LAYERS, *(f"{layer}.aux.xml" for layer in _LAYERS), ".gpkg")
 _SHARE = 1.5  # bytes of disk for each byte of the raw layers: themselves, and the files they become
 _COUNTED = 1 << 20  # pixels that are counted at once
-_COG = {"driver": "COG", "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": 512}
+_COG = {"driver": "COG", "compress": "DEFLATE", "bigtiff": "IF_SAFER", "blocksize": 512, "num_threads": "ALL_CPUS"}
 
 
 class OutputError(DataError):

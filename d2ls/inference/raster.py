@@ -155,7 +155,7 @@ class Segmentation:
             assembly.put((window._replace(pixels=None), values))
 
     def _logits(self, images: Tensor, turned: bool) -> Tensor:
-        return self.model(images.mT.contiguous()).mT if turned else self.model(images)
+        return self.model(images.mT.contiguous()).mT.contiguous() if turned else self.model(images)
 
     def _batches(self, inputs: Iterator[Window]) -> Iterator[list[Window]]:
         """Windows of one row in order, so that a resumed run groups them in the same way; `batch` of them have data."""
