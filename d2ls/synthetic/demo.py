@@ -8,7 +8,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import vaihingen
 from d2ls.synthetic.prepare import FOLDER, prepare_demo
 
-SPEC = vaihingen.SPEC
+SPEC = replace(vaihingen.SPEC, name="demo", citation="Drawn scenes in the classes of ISPRS Vaihingen.")
 AUGMENTATION = Augmentation(crop=256, smart_crop=0.75, rot90=0.5, flip=0.5)
 
 
@@ -32,4 +32,4 @@ def test() -> SegmentationDataset:
     return _PATCHES.test()
 
 
-_PATCHES = vaihingen.patches(FOLDER, prepare_demo)
+_PATCHES = vaihingen.patches(FOLDER, prepare_demo, SPEC)

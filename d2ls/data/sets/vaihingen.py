@@ -15,6 +15,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
 from d2ls.data.sets.facts import DatasetFacts, Views
 from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
 SPEC = isprs.spec("vaihingen")
@@ -49,9 +50,9 @@ def test(*, folder: str = "vaihingen") -> SegmentationDataset:
     return patches(folder).test()
 
 
-def patches(folder: str, prepare: Callable[[], object] | None = None) -> isprs.Patches:
+def patches(folder: str, prepare: Callable[[], object] | None = None, labels: DatasetSpec = SPEC) -> isprs.Patches:
     """All splits of a folder in Vaihingen's layout; arguments as those of `isprs.Patches`."""
-    return isprs.Patches(SPEC, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE, prepare)
+    return isprs.Patches(labels, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE, prepare)
 
 
 def naming(*, eroded: bool) -> isprs.Naming:
