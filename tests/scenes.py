@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 CLASSES = ("water", "crop", "forest", "town")
 TABLE = "value,name\n" + "".join(f"{value},{name}\n" for value, name in enumerate(CLASSES, 1))
-COLOURS = np.array([(400, 600, 900, 200), (900, 1200, 700, 3800), (500, 800, 450, 2500), (2600, 2500, 2400, 2700)])
+COLOURS = np.array([(400, 700, 2600, 200), (500, 2000, 400, 3900), (500, 2000, 400, 700), (2600, 2500, 2400, 2000)])
 NOISE = 60
 CRS, TRANSFORM = "EPSG:32633", Affine(0.5, 0, 400_000, 0, -0.5, 5_600_000)
 BANDS = ("red", "green", "blue", "nir")
@@ -33,7 +33,7 @@ class Scene:
         rng = np.random.default_rng(self.seed)
         found = []
         for side in (self.height, self.width):
-            steps = np.cumsum(rng.integers(60, 110, side // 60))
+            steps = np.cumsum(rng.integers(80, 140, side // 80))
             found.append(np.array([0, *steps[steps < side - 40], side]))
         return found[0], found[1]
 
