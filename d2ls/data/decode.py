@@ -64,13 +64,27 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_tiff(path: Path) -> Iterator[Any]:
-    """Open a TIFF as a rasterio data set, without a look at any other file."""
+    """Open a TIFF of one page as a rasterio data set, without a look at any other file."""
     with rasterio.Env(**GDAL_OPTIONS):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures lie nowhere
             raster = rasterio.open(path, driver="GTiff", sharing=False)
         with raster:
+            check_pages(path, raster)
             yield raster
+
+
+def check_pages(path: Path, raster: Any) -> None:
+    """Refuse a TIFF of several images; overviews and masks are none.
+
+    Raises:
+        DataError: names the file and the number of pages.
+    """
+    if (pages := len(raster.subdatasets)) > 1:
+        raise DataError(
+            f"{path}: {pages} pages where one image is expected. Save each as a file of its own or, if they are bands, "
+            "all of them as the bands of one image."
+        )
 
 
 def check_size(file: BinaryIO, header: Header) -> None:
@@ -156,6 +170,9 @@ def read_rgb(file: BinaryIO, path: Path, header: Header, window: tuple[int, int,
     if header.format == "tiff" and header.compression not in (JPEG_OLD, JPEG):
         pixels = through_palette(read_samples(file, path, header, None), header)
     else:
+        if header.format == "tiff":
+            with open_tiff(path):
+                pass  # several pages are refused
         pixels = checked(decoded_colours(whole_file(file, header), header), header, 3)
     pixels = upright(pixels, header)
     if window is not None:

@@ -1,6 +1,7 @@
 """Rasters as files: GeoTIFF and VRT by rasterio, read by rows; PNG and JPEG, which are read whole."""
 
 import hashlib
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from d2ls.data import io as files
 from d2ls.data.bands import valid_pixels
+from d2ls.data.decode import check_pages
 from d2ls.data.io import SUFFIXES
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -99,10 +102,12 @@ def open_raster(path: Path, spec: DatasetSpec, bands: Sequence[int] | None = Non
     if driver == "VRT":
         vrt_sources(path)
     try:
-        dataset = rasterio.open(path, driver=driver)
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):  # the map is a PNG then
+            dataset = rasterio.open(path, driver=driver)
     except rasterio.errors.RasterioError as problem:
         raise DataError(f"{path}: cannot be opened: {_reason(problem)}.") from problem
     with dataset:
+        check_pages(path, dataset)
         numbers = _check(path, dataset, spec, bands)
         blocks = [max(sides) for sides in zip(*dataset.block_shapes, strict=True)]
         wide = dataset.width > max(_WIDE, 2 * dataset.height) and blocks[1] <= _HIGHEST_BLOCK

@@ -13,7 +13,9 @@ import numpy as np
 import pyogrio.raw
 import pytest
 import rasterio
+import tifffile
 import torch
+from filelock import FileLock
 from PIL import Image
 from rasterio import Affine
 from rasterio.shutil import copy as copy_raster
@@ -278,20 +280,29 @@ def test_other_bands_and_types(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert np.mean(found[~missing] != expected[~missing]) < 1e-3
 
 
+ABROAD = "<SourceFilename>/vsicurl/https://example.org/a.tif</SourceFilename>"
+TEXTS = {
+    "zero size": "", "text": "no raster", "vrt no XML": "<VRTDataset rasterXSize",
+    "vrt on the network": f"<VRTDataset><VRTRasterBand><Source>{ABROAD}</Source></VRTRasterBand></VRTDataset>",
+}  # fmt: skip
+CUT = {"truncated": -9000, "half a header": 60}
+SCENES: dict[str, dict[str, Any]] = {
+    "two bands": {"bands": 2}, "16 bits": {"kind": "uint16"}, "float values": {"kind": "float32"},
+}  # fmt: skip
+
+
 def broken(folder: Path, kind: str) -> Path:
     """A raster that cannot be used."""
     path = folder / ("bad.vrt" if "vrt" in kind else "bad.tif")
-    if kind == "two bands":
-        write_scene(path, bands=2)
-    elif kind == "16 bits":
-        write_scene(path, kind="uint16")
-    elif kind == "zero size":
-        path.write_bytes(b"")
-    elif kind == "text":
-        path.write_text("no raster")
-    elif kind == "truncated":
-        write_scene(path)
-        path.write_bytes(path.read_bytes()[:-9000])
+    if kind in TEXTS:
+        path.write_text(TEXTS[kind])
+    elif kind in CUT or kind in SCENES:
+        write_scene(path, **SCENES.get(kind, {}))
+        path.write_bytes(path.read_bytes()[: CUT.get(kind)])
+    elif kind == "pages":
+        tifffile.imwrite(path, np.full((4, 50, 60, 3), 99, np.uint8), photometric="rgb")
+    elif kind == "folder":
+        path.mkdir()
     elif kind == "vrt outside":
         write_scene(folder.parent / "outside.tif")
         copy_raster(folder.parent / "outside.tif", path, driver="VRT")
@@ -305,7 +316,8 @@ def broken(folder: Path, kind: str) -> Path:
 BROKEN = {
     "two bands": "2 band", "16 bits": "uint16", "zero size": "", "text": "", "truncated": "rows ",
     "missing": "no such file",
-    "vrt outside": "outside.tif", "vrt incomplete": "gone.tif",
+    "half a header": "", "pages": "4 pages", "vrt no XML": "not a VRT", "vrt on the network": "outside",
+    "folder": "no rasters in it", "float values": "float32", "vrt outside": "outside.tif", "vrt incomplete": "gone.tif",
 }  # fmt: skip
 
 
@@ -385,6 +397,88 @@ def test_a_map_never_replaces_its_input(weights: Path, tmp_path: Path) -> None:
     for name in ("b.tif", "b.tiff"):
         write_scene(tmp_path / "in" / name, 40, 50)
     assert run("-w", weights, "-i", tmp_path / "in", "-o", tmp_path / "out") == 2  # two maps of one name
+
+
+def test_two_processes_share_a_folder(weights: Path, tmp_path: Path) -> None:
+    """The same command twice: every map is made once, by either process."""
+    (tmp_path / "in").mkdir()
+    for name in "abcdef":
+        write_scene(tmp_path / "in" / f"{name}.tif", 100, 130)
+    command = [
+        sys.executable,
+        str(ROOT / "predict.py"),
+        "-w",
+        str(weights),
+        "-i",
+        "in",
+        "-o",
+        "out",
+        *SMALL,
+        "--resume",
+    ]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate() for process in both]
+    assert [(process.returncode, error) for process, (_, error) in zip(both, told, strict=True)] == [(0, "")] * 2
+    lines = "".join(printed for printed, _ in told).splitlines()
+    assert sorted(line.split(":")[0] for line in lines if "megapixels/s" in line) == [f"out/{n}.tif" for n in "abcdef"]
+    assert len(lines) == 12  # the others: finished before, or in work
+    assert run("-w", weights, "-i", tmp_path / "in", "-o", tmp_path / "alone", *SMALL) == 0
+    for name in "abcdef":
+        assert (tmp_path / f"out/{name}.tif").read_bytes() == (tmp_path / f"alone/{name}.tif").read_bytes()
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
+
+
+def test_a_map_in_work_is_left_to_its_process(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scene(tmp_path / "a.tif", 40, 50)
+    words = ("-w", weights, "-i", tmp_path / "a.tif", "-o", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out/.a.lock"):
+        assert run(*words) == 0
+        assert "another process works on it" in capsys.readouterr().out
+        assert files(tmp_path / "out") == {".a.lock"}
+    assert run(*words) == 0
+    assert "a.tif" in files(tmp_path / "out")
+
+
+def test_a_plain_tiff_gives_a_png_and_no_warning(weights: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((50, 60, 3), 99, np.uint8), photometric="rgb")
+    command = [sys.executable, str(ROOT / "predict.py"), "-w", str(weights), "-i", "a.tif", "-o", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a.png" in files(tmp_path / "out")
+
+
+def test_overviews_and_masks_are_no_pages(weights: Path, tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.tif", 600, 520)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(tmp_path / "a.tif", "r+") as dataset:
+        mask = np.full((600, 520), 255, np.uint8)
+        mask[:100] = 0
+        dataset.write_mask(mask)
+        dataset.build_overviews([2, 4])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.pages) > 3
+    assert run("-w", weights, "-i", tmp_path / "a.tif", "-o", tmp_path / "out") == 0
+    assert ((read(tmp_path / "out/a.tif")[0] == NODATA) == (mask == 0)).all()
+
+
+def test_degrees_are_no_hectares(weights: Path, tmp_path: Path) -> None:
+    """A geographic or missing coordinate system: its own on the map, and no areas made of degrees."""
+    degrees = {"crs": "EPSG:4326", "transform": Affine(1e-5, 0, 9, 0, -1e-5, 48)}
+    write_scene(tmp_path / "a.tif", 40, 50, **degrees)
+    write_scene(tmp_path / "b.tif", 40, 50, crs=None)
+    for name in "ab":
+        assert run("-w", weights, "-i", tmp_path / f"{name}.tif", "-o", tmp_path / "out", "--polygons") == 0
+        with rasterio.open(tmp_path / f"out/{name}.tif") as dataset:
+            assert dataset.crs == (degrees["crs"] if name == "a" else None)
+            assert dataset.transform == (degrees if name == "a" else UTM)["transform"]
+        assert json.loads((tmp_path / f"out/{name}.json").read_text())["hectares"] is None
+        meta, _, _, columns = pyogrio.raw.read(tmp_path / f"out/{name}.gpkg")
+        assert np.isnan(dict(zip(meta["fields"], columns, strict=True))["area_m2"]).all()
 
 
 def test_as_a_process(weights: Path, tmp_path: Path) -> None:

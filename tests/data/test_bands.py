@@ -224,3 +224,10 @@ def test_headers_of_any_bands_are_checked(tmp_path: Path) -> None:
     write(dataset.pairs[1].image, values((48, 48, 3), "uint16"))
     (problem,) = check_headers(dataset)
     assert "1.tif: 3 band(s)" in problem
+
+
+def test_bands_as_pages_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, values((4, 20, 30), "uint16"), photometric="minisblack")
+    with pytest.raises(DataError, match=r"x\.tif: 4 pages .* bands of one image"):
+        read_bands(path)

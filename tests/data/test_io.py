@@ -563,3 +563,26 @@ def test_a_mask_in_a_compression_that_may_lose_is_refused(tmp_path: Path) -> Non
         else:
             with pytest.raises(DataError, match="no longer exact"):
                 files.read_index(path)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate", "jpeg"])
+def test_a_tiff_of_several_pages_is_refused(compression: str | None, tmp_path: Path) -> None:
+    path, rgb = tmp_path / "x.tif", picture(64, 64, 0)
+    Image.fromarray(rgb).save(path, save_all=True, append_images=[Image.fromarray(rgb)] * 2, compression=compression)
+    for read in (files.read_image, lambda path: files.read_window(path, 0, 0, 8, 8)):
+        with pytest.raises(DataError, match=r"x\.tif: 3 pages where one image is expected"):
+            read(path)
+    Image.fromarray(labels(64, 64, 0)).save(path, save_all=True, append_images=[Image.fromarray(labels(64, 64, 1))])
+    with pytest.raises(DataError, match="2 pages"):
+        files.read_index(path)
+
+
+def test_overviews_and_masks_of_a_tiff_are_no_pages(tmp_path: Path) -> None:
+    path, rgb = tmp_path / "x.tif", picture(64, 64, 0)
+    files.write_tiff(path, rgb)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(np.full((64, 64), 255, np.uint8))
+        file.build_overviews([2, 4])
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) > 3
+    np.testing.assert_array_equal(files.read_image(path), rgb)

@@ -1,5 +1,6 @@
 """Rasters with label rasters and polygons as a data set: labels, splits, what is refused."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from rasterio import Affine, warp
 
 from d2ls.cli.band_statistics import main as statistics_main
 from d2ls.cli.common import run_main
+from d2ls.cli.train import main as train_main
 from d2ls.data.augment import Augmentation
 from d2ls.data.check import check_headers, count_labels
 from d2ls.data.dataset import SampleRequest
@@ -21,7 +23,7 @@ from d2ls.data.raster import RasterDataset
 from d2ls.data.sets.raster import LabelledRasters
 from d2ls.data.statistics import band_statistics
 from d2ls.errors import D2LSError, DataError
-from tests.scenes import CLASSES, CRS, TABLE, TRANSFORM, Scene
+from tests.scenes import CLASSES, COLOURS, CRS, TABLE, TRANSFORM, Scene
 
 ROOT = Path(__file__).parents[3]
 SCENE = Scene(300, 420)
@@ -84,14 +86,11 @@ def test_pixels_and_labels_of_a_training_crop_belong_together(drawn: Path) -> No
     for seed in range(10):
         sample = plain[SampleRequest(seed % len(plain), seed)]
         image = (sample["image"] * 800 + 1000).permute(1, 2, 0).numpy()
-        nearest = np.abs(image[:, :, None] - np.array(COLOURS)).sum(axis=-1).argmin(axis=-1)
+        nearest = np.abs(image[:, :, None] - COLOURS).sum(axis=-1).argmin(axis=-1)
         known = sample["mask"].numpy() != 255
         assert (nearest == sample["mask"].numpy())[known].all()
         again = plain[SampleRequest(seed % len(plain), seed)]
         assert (again["image"] == sample["image"]).all()
-
-
-COLOURS = ((400, 600, 900, 200), (900, 1200, 700, 3800), (500, 800, 450, 2500), (2600, 2500, 2400, 2700))
 
 
 @pytest.mark.parametrize("by", ["blocks", "areas"])
@@ -386,3 +385,39 @@ def test_the_statistics_of_rasters(drawn: Path, tmp_path: Path, capsys: pytest.C
     exact = band_statistics(made.train())
     assert made.spec.mean == pytest.approx(exact.mean, rel=1e-5)
     assert made.spec.std == pytest.approx(exact.std, rel=1e-5)
+
+
+def test_rasters_that_differ_or_are_damaged_are_told_before_training(drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.tif", "b.tif"):
+        shutil.copy(drawn / "scene.tif", tmp_path / "in" / name)
+    made = LabelledRasters(tmp_path / "in", drawn / "fields.gpkg", block=80, gap=0, image=IMAGE)
+    assert {region.image.name for region in made.train().pairs} == {"a.tif", "b.tif"}
+    with rasterio.open(drawn / "scene.tif") as file:
+        pixels, profile = file.read(), file.profile
+    for changes, told in (({"dtype": "float32"}, "float32"), ({"count": 3}, r"3 band\(s\)")):
+        with rasterio.open(tmp_path / "in/b.tif", "w", **{**profile, **changes}) as file:
+            file.write(pixels[: file.count].astype(file.dtypes[0]))
+        (problem,) = check_headers(made.train())
+        assert re.search(rf"in/b\.tif: .*{told}", problem)
+    shutil.copy(drawn / "scene.tif", tmp_path / "in/b.tif")
+    data = (tmp_path / "in/b.tif").read_bytes()
+    (tmp_path / "in/b.tif").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"in/b\.tif: cannot be read"):
+        band_statistics(made.train())
+
+
+def test_a_run_that_is_refused_leaves_nothing(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["block=80", "gap=4", "backbone=test_convnext", "pretrained=False", "stages=1", "num_workers=0"]
+    words = ["-c", str(ROOT / "config/raster/d2ls.py"), f"data={drawn / 'scene.tif'}", *small]
+    for labels, told in (("fields.geojson", "EPSG:4326"), ("gone.gpkg", "gone.gpkg")):
+        assert run_main(train_main, [*words, f"labels={drawn / labels}"]) == 2
+        error = capfd.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    assert run_main(train_main, [*words, f"labels={drawn / 'fields.gpkg'}"]) == 2
+    assert "tools/band_statistics.py" in capfd.readouterr().err  # no mean and std yet
+    assert list(tmp_path.iterdir()) == []
