@@ -1,6 +1,7 @@
 """predict.py on drawn rasters: what it writes, what it refuses, and how it goes on."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -487,5 +488,5 @@ def test_as_a_process(weights: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
-    assert "megapixels/s" in done.stdout
+    assert re.search(r": [\d.]+ s, [\d.]+ megapixels/s; \w+ [\d.]+% \([\d.]+ ha\)", done.stdout)
     assert files(tmp_path / "out") == {"a.tif", "a.tif.aux.xml", "a.qml", "a.json"}
