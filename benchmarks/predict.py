@@ -63,6 +63,7 @@ def draw(root: Path, number: int, size: int, drawn: int = 8) -> None:
 
 def write_checkpoint(path: Path, options: argparse.Namespace) -> None:
     """An untrained network that says how it was built."""
+    torch.manual_seed(0)  # how noisy its maps are decides how long they take to compress
     net = DynamicDictionaryLearning(
         options.backbone, vaihingen.SPEC.num_classes, stages=options.stages, width=options.width
     )
