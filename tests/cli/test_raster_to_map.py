@@ -1,7 +1,11 @@
 """From a raster to a checked map: statistics, training on the raster itself, prediction, against what was drawn."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +44,32 @@ def in_this_process(capsys: pytest.CaptureFixture[str]) -> Run:
         return capsys.readouterr().out
 
     return run
+
+
+def in_processes(folder: Path, peaks: dict[str, float]) -> Run:
+    """The same; notes seconds and peak memory in megabytes of each process."""
+
+    def run(main: Callable[[list[str]], int], *words: str) -> str:
+        command = [sys.executable, "-c", MEASURED, main.__module__, *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        begin = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        printed, _, peak = done.stdout.rpartition("peak ")
+        name = main.__module__.rpartition(".")[2]
+        peaks[name] = int(peak) / 1024
+        print(f"{name}: {time.perf_counter() - begin:.0f} s, peak memory {peaks[name]:.0f} MB")
+        return printed
+
+    return run
+
+
+MEASURED = """
+import resource, sys
+from importlib import import_module
+assert import_module(sys.argv[1]).main(sys.argv[2:]) == 0
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def settings(**changes: object) -> list[str]:
@@ -101,3 +131,16 @@ def test_a_small_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     with torch.random.fork_rng():
         follow_the_page(tmp_path, scene, in_this_process(capsys), block=80, gap=2, val_share=0.25, **steps)
     assert check_map(tmp_path, scene) > 0.8
+
+
+@pytest.mark.slow
+def test_a_scene_of_12000_by_9000_pixels(tmp_path: Path) -> None:
+    """108 megapixels, 864 MB, on one core; run with -s for times and memory."""
+    scene, peaks = Scene(9_000, 12_000), dict[str, float]()
+    steps = {"max_epoch": 4, "check_val_every_n_epoch": 4}
+    begin = time.perf_counter()
+    follow_the_page(tmp_path, scene, in_processes(tmp_path, peaks), val_share=0.1, **steps)
+    iou = check_map(tmp_path, scene)
+    print(f"mIoU {iou:.3f}; {time.perf_counter() - begin:.0f} s in all")
+    assert iou > 0.8
+    assert max(peaks.values()) < 1500
