@@ -195,7 +195,18 @@ def _pad(image: Tensor, step: int, smallest: int) -> Tensor:
             image = image.index_select(dim, nearest)
         return image
     bottom, right = sides[0] - image.shape[-2], sides[1] - image.shape[-1]
-    return F.pad(image, (0, right, 0, bottom), mode="replicate") if bottom or right else image
+    if _is_certain(bottom == 0) and _is_certain(right == 0):
+        return image
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def _is_certain(condition: Any) -> bool:
+    """Whether a condition holds; in a graph for many sizes, whether it does for all: each branch would be a graph."""
+    if not torch.compiler.is_compiling():
+        return bool(condition)
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # noqa: PLC0415  (slow, for graphs alone)
+
+    return statically_known_true(condition)
 
 
 def _is_exporting() -> bool:
@@ -205,7 +216,10 @@ def _is_exporting() -> bool:
 
 def _crop(logits: Tensor, height: int, width: int) -> Tensor:
     """The top left part; what fits stays as it is, as the gradient of a slice is a copy."""
-    if _is_exporting():
+    if _is_exporting() or torch.compiler.is_compiling():
+        if not _is_exporting() and _is_certain(logits.shape[-2] == height) and _is_certain(logits.shape[-1] == width):
+            return logits
+        # Not a slice: whether its rows lie one behind the other would depend on the sizes.
         rows, columns = (torch.arange(side, device=logits.device) for side in (height, width))
         return logits.index_select(-2, rows).index_select(-1, columns)
     fits = not is_traced() and logits.shape[-2:] == (height, width)

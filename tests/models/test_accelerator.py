@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -160,3 +161,37 @@ def test_network_and_loss_compile_without_a_break(autocast):
         total.backward()
         totals.append([total.detach(), torch.stack([p.grad.norm() for p in net.parameters()]).norm()])
     torch.testing.assert_close(*totals, rtol=0.05 if autocast else 1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("training", "autocast"),
+    [(False, False), (False, True), (True, False)],
+    ids=["evaluation-float32", "evaluation-bfloat16", "training-float32"],
+)
+def test_images_of_many_sizes_compile_at_most_three_times(training, autocast):
+    """One graph for the first size, and at most two for all others, whether they are padded or not."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    net = DynamicDictionaryLearning("test_convnext", 3, stages=1, width=32, drop_path_rate=0.0).train(training)
+    loss, graphs = D2LSLoss(255), CompileCounterWithBackend("aot_eager")
+
+    def step(image, mask):
+        output = net(image)
+        return loss(output, mask)["loss"] if training else output
+
+    compiled = torch.compile(step, fullgraph=True, backend=graphs)
+    for height, width in ((64, 64), (96, 128), (65, 97), (131, 68)):
+        batch = torch.randn(2, 3, height, width), torch.randint(0, 3, (2, height, width))
+        results = []
+        for function in (step, compiled):
+            net.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(training):
+                value = function(*batch)
+            if training:
+                value.backward()
+                value = torch.stack([value.detach(), *(p.grad.norm() for p in net.parameters())])
+            results.append(value.float())
+        tolerance = 0.1 if autocast else 1e-3
+        torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+    assert graphs.frame_count <= 3
