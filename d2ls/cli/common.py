@@ -39,7 +39,7 @@ def add_network_options(result: argparse.ArgumentParser) -> None:
     add(
         "-t", "--tta", choices=("none", "lr", "d4"), default="none", help="views: none (default), lr (flips), d4 (more)"
     )
-    add("--tta-batch", type=positive, default=1, metavar="N", help="views of one size at once (default 1)")
+    add("--tta-batch", type=positive_or_auto, metavar="N", help="views of one size at once (default auto: what fits)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
 
@@ -49,6 +49,11 @@ def progress_bar(shown: bool = True) -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+
+
+def positive_or_auto(word: str) -> int | None:
+    """A whole number above 0, or None for "auto", for argparse."""
+    return None if word == "auto" else positive(word)
 
 
 def positive(word: str) -> int:

@@ -26,7 +26,7 @@ from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import tta
 from d2ls.inference.maps import MapFiles, OutputError
 from d2ls.inference.onnx_network import OnnxNetwork, onnx_file
-from d2ls.inference.predictor import Network, check_precision, choose_device
+from d2ls.inference.predictor import Network, check_precision, choose_device, views_at_once
 from d2ls.inference.raster import Segmentation
 from d2ls.inference.raster_file import RASTER_SUFFIXES, RasterFile, fingerprint, open_raster
 from d2ls.inference.sliding_window import Windows
@@ -142,11 +142,8 @@ def segmentation(
     ]
     views = replace(views, scales=tuple(options.scale * scale for scale in views.scales))
 
-    def model(images: Tensor) -> Tensor:
-        return tta.mean_logits(network, images.to(network.device), views, options.tta_batch)
-
     return Segmentation(
-        model, prepare, spec.num_classes, windows, options.batch_size,
+        views_at_once(network, views, options.tta_batch), prepare, spec.num_classes, windows, options.batch_size,
         probabilities=options.probabilities, confidence=options.confidence or options.polygons,
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The network on its device and in its precision, as plain functions of images."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +9,12 @@ from torch import Tensor, nn
 from d2ls.data.sets.facts import Views
 from d2ls.errors import ConfigError, DataError
 from d2ls.inference.sliding_window import Windows, segment_windows
-from d2ls.inference.tta import mean_logits
+from d2ls.inference.tta import Model, mean_logits
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Lightning's names, and the type that autocast computes in."""
+
+_MOST_VIEWS = {"cpu": 1}  # of one size at once, by device; elsewhere the eight flips and rotations
 
 Segment = Callable[[Tensor], Tensor]
 """Class indices, uint8 (B, H, W) on the CPU, of normalised images, float32 (B, 3, H, W)."""
@@ -82,29 +85,52 @@ class Network:
             return self.net(images).float()
 
 
-def whole_images(network: Network, views: Views, tta_batch: int, num_classes: int) -> Segment:
-    """Segments images whole, by the mean of their views.
+class OnDevice(Protocol):
+    """Logits (B, K, H, W) of images (B, bands, H, W) that lie on its device."""
+
+    device: torch.device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The logits."""
+
+
+def views_at_once(network: OnDevice, views: Views, tta_batch: int | None) -> Model:
+    """The mean of the logits over all views of images, several views of one size as one batch.
 
     Args:
-        network: gives the logits.
+        network: gives the logits; images are brought to its `device`.
         views: of test-time augmentation.
-        tta_batch: views that the network gets at once.
-        num_classes: of the data set.
+        tta_batch: views that the network gets at once; None ("auto") takes one on a CPU, which gains nothing from more,
+            and elsewhere all of one size, half as many whenever they do not fit into the memory.
     """
+    fitting: dict[torch.Size, int] = {}
 
-    def segment(images: Tensor) -> Tensor:
-        return classes_of(mean_logits(network, images.to(network.device), views, tta_batch), num_classes)
+    def model(images: Tensor) -> Tensor:
+        images = images.to(network.device, non_blocking=True)
+        at_once = tta_batch or fitting.get(images.shape) or _MOST_VIEWS.get(network.device.type, 8)
+        while True:
+            try:
+                return mean_logits(network, images, views, at_once)
+            except torch.OutOfMemoryError:
+                if tta_batch is not None or at_once == 1:
+                    raise
+            at_once = fitting[images.shape] = at_once // 2  # outside of the handler, which holds the tensors
+            torch.cuda.empty_cache()
 
-    return segment
+    return model
+
+
+def whole_images(network: Network, views: Views, tta_batch: int | None, num_classes: int) -> Segment:
+    """Segments images whole, by the mean of their views; arguments as of `views_at_once`."""
+    model = views_at_once(network, views, tta_batch)
+    return lambda images: classes_of(model(images), num_classes)
 
 
 def by_windows(
-    network: Network, views: Views, tta_batch: int, num_classes: int, windows: Windows, batch: int
+    network: Network, views: Views, tta_batch: int | None, num_classes: int, windows: Windows, batch: int
 ) -> Segment:
     """Segments frames window by window, each by the mean of its views; `batch` windows at once, others as above."""
-
-    def model(images: Tensor) -> Tensor:
-        return mean_logits(network, images.to(network.device), views, tta_batch)
+    model = views_at_once(network, views, tta_batch)
 
     def segment(frames: Tensor) -> Tensor:
         return torch.cat(

@@ -1,14 +1,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from d2ls.data.io import read_index
 from d2ls.data.sets import vaihingen
+from d2ls.data.sets.facts import Views
 from d2ls.data.spec import DatasetSpec
+from d2ls.inference import predictor
 from d2ls.inference.predictor import Network
+from d2ls.inference.tta import mean_logits
 from d2ls.models import DynamicDictionaryLearning
 from tests.cli.test_test_scripts import run, tree
 from tests.inference.conftest import MODEL
@@ -78,3 +82,45 @@ def test_compiled_the_masks_are_the_same(precision: str, data: Path, config: Che
     masks = [[read_index(tmp_path / out / name) for name in tree(tmp_path / out)] for out in "ab"]
     different = sum((one != other).mean() for one, other in zip(*masks, strict=True)) / len(masks[0])
     assert different < (1e-3 if precision == "32-true" else 0.03)  # ties that rounding decides
+
+
+class _Small:
+    """A network on a device that takes only so many images of a size at once."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, room: int) -> None:
+        self.room, self.sizes = room, []
+
+    def __call__(self, images):
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("too many")
+        self.sizes.append(len(images))
+        return torch.stack([images[:, 0], images[:, 1] * 2], dim=1)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 4, 8])
+def test_as_many_views_as_fit(monkeypatch, room):
+    monkeypatch.setattr(predictor, "_MOST_VIEWS", {})
+    network, image = _Small(room), torch.rand(1, 3, 8, 8)
+    views = Views(hflip=True, vflip=True, rot90=True)
+    model = predictor.views_at_once(network, views, None)
+    expected = mean_logits(_Small(1), image, views, 1)
+    for _ in range(2):
+        network.sizes.clear()
+        torch.testing.assert_close(model(image), expected)
+        most = 2 ** int(np.log2(room))
+        assert network.sizes == [most] * (8 // most)  # the second image needs no further try
+
+
+@pytest.mark.parametrize(("room", "asked"), [(0, None), (3, 4)])
+def test_no_room_for_one_view_or_for_those_asked_for(monkeypatch, room, asked):
+    monkeypatch.setattr(predictor, "_MOST_VIEWS", {})
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.views_at_once(_Small(room), Views(hflip=True, vflip=True), asked)(torch.rand(1, 3, 8, 8))
+
+
+def test_a_cpu_takes_one_view_at_a_time():
+    network = _Small(8)
+    predictor.views_at_once(network, Views(hflip=True), None)(torch.rand(1, 3, 8, 8))
+    assert network.sizes == [1, 1]
