@@ -70,7 +70,7 @@ def test_a_model_in_a_notebook(model: tuple[torch.nn.Module, Path], tmp_path: Pa
 
 @pytest.mark.slow
 def test_rasters_by_two_actors_of_ray(model: tuple[torch.nn.Module, Path], tmp_path: Path) -> None:
-    """Real Ray on this machine: the maps of predict.py, a damaged raster told, each raster by one of at most two actors."""
+    """Real Ray on this machine: the maps of predict.py, a damaged raster told, each by one of at most two actors."""
     pytest.importorskip("ray")
     (tmp_path / "in").mkdir()
     for number in range(4):
