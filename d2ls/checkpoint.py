@@ -18,7 +18,7 @@ from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights, hub, load_reference_weights
 from d2ls.models.weight_files import load_file, state_dict_of
 
-FOLDER_WEIGHTS, FOLDER_CONFIG = "model.safetensors", "config.json"  # of a model folder
+FOLDER_WEIGHTS, FOLDER_CONFIG = hub.WEIGHTS, hub.CONFIG
 ARCHITECTURE = "d2ls"  # in its config.json
 KEY = "d2ls"  # where a checkpoint carries our description
 _DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.bands import read_pixels
@@ -77,17 +78,19 @@ class RasterDataset(SegmentationDataset):
             top, left, height, width = top + window[0], left + window[1], *window[2:]
         area = top, left, height, width
         pixels = read_pixels(pair.image, self.spec, area)
-        if self._split is not None:
-            pixels[self._split.areas.read(pair.image, area) != self._split.number] = np.nan
-        return pixels
+        return self._without_other_splits(pixels, pair, area, np.nan)
 
     def read_mask(self, pair: Pair) -> Mask:
         """Class indices of a region and the ignore index, also where another split has its area."""
         window = _region(pair).window
         mask = self._labels.read(pair.image, window)
+        return self._without_other_splits(mask, pair, window, self.spec.ignore_index)
+
+    def _without_other_splits(self, values: NDArray[Any], pair: Pair, window: Window, nothing: float) -> NDArray[Any]:
+        """The values of a window with `nothing` where another split has its area."""
         if self._split is not None:
-            mask[self._split.areas.read(pair.image, window) != self._split.number] = self.spec.ignore_index
-        return mask
+            values[self._split.areas.read(pair.image, window) != self._split.number] = nothing
+        return values
 
 
 def _region(pair: Pair) -> Region:

@@ -12,8 +12,7 @@ from d2ls.export.card import model_card
 from d2ls.export.facts import ModelFacts
 from d2ls.export.weights import export_weights
 from d2ls.models import hub
-
-CARD = "README.md"
+from d2ls.models.weight_files import summary
 
 
 def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool = False) -> None:
@@ -35,7 +34,7 @@ def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool 
     export_weights(net, facts.spec, folder / FOLDER_WEIGHTS, half=half)
     config = json.dumps(facts.to_config(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(folder / FOLDER_CONFIG, config.encode())
-    write_bytes(folder / CARD, model_card(facts, folder.resolve().name).encode())
+    write_bytes(folder / hub.CARD, model_card(facts, folder.resolve().name).encode())
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
@@ -59,9 +58,8 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=hub.FILES))
     except Exception as error:  # requests, OS and hub errors have no common parent
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{repository}: cannot be uploaded to the Hugging Face hub ({reason}). Check the network and "
+            f"{repository}: cannot be uploaded to the Hugging Face hub ({summary(error)}). Check the network and "
             "the name (owner/name), and log in with `hf auth login`. The folder can also be uploaded by hand."
         ) from error
 

@@ -1,11 +1,13 @@
-"""Download of model folders from the Hugging Face hub, by names as timm has them: `hf-hub:owner/name@revision`."""
+"""Model folders on the Hugging Face hub: names as timm has them (`hf-hub:owner/name@revision`), files, download."""
 
 from pathlib import Path
 
 from d2ls.errors import CheckpointError, require
+from d2ls.models.weight_files import summary
 
 PREFIX = "hf-hub:"
-FILES = ["model.safetensors", "config.json", "README.md", "*.onnx", "*.pt2", "*.json"]
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"  # of a model folder, here or on the hub
+FILES = [WEIGHTS, CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
 """Patterns of what a model folder on the hub may hold."""
 
 
@@ -32,8 +34,7 @@ def download(name: str | Path) -> Path:
     try:
         return Path(hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # requests, OS and hub errors have no common parent
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{name}: {repository} cannot be downloaded from the Hugging Face hub ({reason}). Check the name and the "
-            f"network, or download {FILES[0]} and {FILES[1]} on another machine and give the path of their folder."
+            f"{name}: {repository} cannot be downloaded from the Hugging Face hub ({summary(error)}). Check the name "
+            f"and the network, or download {WEIGHTS} and {CONFIG} on another machine and give the path of their folder."
         ) from error

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -71,7 +72,7 @@ def prepare_demo(root: Path | None = None, *, progress: bool = True) -> Path:
             image=folder / split / "images_1024" / f"{name}.tif",
             mask=folder / split / "masks_1024" / f"{name}.png",
         )
-        for at, (split, name) in enumerate(patch_names(TRAIN, VALIDATION, TEST))
+        for at, (split, name) in enumerate(patch_names(vaihingen, "top_mosaic_09cm_area", TRAIN, VALIDATION, TEST))
     ]
     names = sorted(path.relative_to(folder).as_posix() for piece in pieces for path in (piece.image, piece.mask))
     known = _read_marker(folder)
@@ -91,13 +92,13 @@ def prepare_demo(root: Path | None = None, *, progress: bool = True) -> Path:
     return folder
 
 
-def patch_names(train: int, validation: int, test: int) -> list[tuple[str, str]]:
-    """Split and file stem of Vaihingen's patches, dealt to its tiles in turn; those of the held-out tile validate."""
-    held = vaihingen.VALIDATION_TILE
-    others = [tile for tile in vaihingen.TRAIN_TILES if tile != held]
-    dealt = (("train", others, train), ("train", [held], validation), ("test", vaihingen.TEST_TILES, test))
+def patch_names(data: Any, stem: str, train: int, validation: int, test: int) -> list[tuple[str, str]]:
+    """Split and file stem of patches of `vaihingen` or `potsdam`, dealt to its tiles; the held-out tile's validate."""
+    held = data.VALIDATION_TILE
+    others = [tile for tile in data.TRAIN_TILES if tile != held]
+    dealt = (("train", others, train), ("train", [held], validation), ("test", data.TEST_TILES, test))
     return [
-        (split, f"top_mosaic_09cm_area{tiles[at % len(tiles)]}_0_{at // len(tiles)}")
+        (split, f"{stem}{tiles[at % len(tiles)]}_0_{at // len(tiles)}")
         for split, tiles, number in dealt
         for at in range(number)
     ]

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -99,9 +100,7 @@ def write_vaihingen(
     seed: int = 0,
 ) -> Path:  # fmt: skip
     """Patches as the split tool leaves them; `validation` counts those of tile 30."""
-    names = [(f"{split}/images_1024/{name}.tif", f"{split}/masks_1024/{name}.png")
-             for split, name in patch_names(train, validation, test)]  # fmt: skip
-    return _write(_pieces(relabel.isprs, size, seed, root / folder, names), root / folder)
+    return _patches(vaihingen, "top_mosaic_09cm_area", root / folder, (train, validation, test), size, seed)
 
 
 def write_potsdam(
@@ -109,16 +108,7 @@ def write_potsdam(
     seed: int = 0,
 ) -> Path:  # fmt: skip
     """Patches as the split tool leaves them; `validation` counts those of tile 2_10."""
-    held = potsdam.VALIDATION_TILE
-    others = [tile for tile in potsdam.TRAIN_TILES if tile != held]
-    dealt = (("train", others, train), ("train", [held], validation), ("test", potsdam.TEST_TILES, test))
-    names = [
-        [f"{split}/{kind}/top_potsdam_{tiles[at % len(tiles)]}_0_{at // len(tiles)}{suffix}"
-         for kind, suffix in (("images_1024", ".tif"), ("masks_1024", ".png"))]
-        for split, tiles, number in dealt
-        for at in range(number)
-    ]  # fmt: skip
-    return _write(_pieces(relabel.isprs, size, seed, root / folder, names), root / folder)
+    return _patches(potsdam, "top_potsdam_", root / folder, (train, validation, test), size, seed)
 
 
 def write_vaihingen_originals(
@@ -179,16 +169,12 @@ def write_uavid(root: Path, *, train: int = 4, val: int = 2, size: Size = 256, s
 
 def write_grass(root: Path, *, train: int = 4, val: int = 2, size: Size = 256, seed: int = 0) -> Path:
     """Images (TIFF) and index masks of five degrees of cover."""
-    names = [(f"img_dir/{split}/grass_{at}.tif", f"ann_dir/{split}/grass_{at}.png")
-             for at, split in _splits(train=train, val=val)]  # fmt: skip
-    return _write(_pieces(relabel.grass, size, seed, root / "grass", names), root / "grass")
+    return _ktda(root / "grass", ".tif", relabel.grass, _splits(train=train, val=val), size, seed)
 
 
 def write_cloud(root: Path, *, train: int = 4, val: int = 2, test: int = 2, size: Size = 512, seed: int = 0) -> Path:
     """Images and index masks of clouds and their shadows."""
-    names = [(f"img_dir/{split}/cloud_{at}.png", f"ann_dir/{split}/cloud_{at}.png")
-             for at, split in _splits(train=train, val=val, test=test)]  # fmt: skip
-    return _write(_pieces(relabel.cloud, size, seed, root / "cloud", names), root / "cloud")
+    return _ktda(root / "cloud", ".png", relabel.cloud, _splits(train=train, val=val, test=test), size, seed)
 
 
 def write_dubai(root: Path, *, train: int = 4, val: int = 2, size: Size = (256, 300), seed: int = 0) -> Path:
@@ -197,6 +183,20 @@ def write_dubai(root: Path, *, train: int = 4, val: int = 2, size: Size = (256, 
               f"masks/{split}/tile{at // 9 + 1}_part{at % 9 + 1:03d}.png")
              for at, split in _splits(train=train, val=val)]  # fmt: skip
     return _write(_pieces(relabel.dubai, size, seed, root / "dubai", names, dubai.SPEC), root / "dubai")
+
+
+def _patches(data: Any, stem: str, place: Path, numbers: tuple[int, int, int], size: Size, seed: int) -> Path:
+    """Training, held out and test patches of Vaihingen or Potsdam."""
+    names = [(f"{split}/images_1024/{name}.tif", f"{split}/masks_1024/{name}.png")
+             for split, name in patch_names(data, stem, *numbers)]  # fmt: skip
+    return _write(_pieces(relabel.isprs, size, seed, place, names), place)
+
+
+def _ktda(place: Path, suffix: str, draw: Draw, splits: list[tuple[int, str]], size: Size, seed: int) -> Path:
+    """Images and index masks in the folders that Grass and Cloud share."""
+    names = [(f"img_dir/{split}/{place.name}_{at}{suffix}", f"ann_dir/{split}/{place.name}_{at}.png")
+             for at, split in splits]  # fmt: skip
+    return _write(_pieces(draw, size, seed, place, names), place)
 
 
 def _originals(
