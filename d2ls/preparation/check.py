@@ -161,7 +161,9 @@ def list_jobs(folder: ImageFolder) -> tuple[list[Job], list[Problem]]:
     masks: dict[str, list[tuple[Path, MaskFolder]]] = defaultdict(list)
     for group in folder.masks:
         if not group.folder.is_dir():
-            problems.append(Problem("folder", str(group.folder), f"no such folder, for the masks of {folder.folder}"))
+            if not group.optional:
+                detail = f"no such folder, for the masks of {folder.folder}"
+                problems.append(Problem("folder", str(group.folder), detail))
             continue
         found = _stems(group.folder, group.ending, problems, group.fits)
         for stem, path in found.items():

@@ -12,12 +12,11 @@ SPEC = DatasetSpec(
     citation="Foga et al., Cloud detection algorithm comparison and validation for Landsat (L8 Biome), 2017.",
 )
 AUGMENTATION = ktda.AUGMENTATION
-_SPLITS = ktda.Splits(
-    SPEC,
-    test="test",
+_SPLITS = ktda.splits(SPEC)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
+FACTS = ktda.facts(
+    _SPLITS,
     words=("cloud", "l8", "biome"),
     others=("grass",),
     downloads="the folder l8_biome (folders img_dir/train and ann_dir/train)",
 )
-train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = _SPLITS.facts()

@@ -1,17 +1,12 @@
 """Dubai: 72 aerial photographs in 8 tiles of very different scale, sizes 509 x 544 to 2149 x 1480 px."""
 
 import re
-from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
-from d2ls.data.root import check_protocol, data_root
-from d2ls.data.sets.facts import DatasetFacts, Views
+from d2ls.data.sets.facts import DatasetFacts, Splits
 from d2ls.data.sets.layout import ImageFolder, MaskFolder, plan_by_path
 from d2ls.data.spec import DatasetSpec
 
@@ -30,38 +25,12 @@ PART_SPLITS = {7: "test", 8: "val", 9: "test"}
 """Split of each part of a tile; parts 1 to 6 are for training."""
 
 
-def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
-    """Training images, the same in both protocols.
-
-    Args:
-        protocol: "strict" or "published".
-        changes: fields of the augmentation, e.g. `crop=320`.
-    """
-    check_protocol(protocol)
-    return _dataset("train", augmentation=replace(AUGMENTATION, **changes))
-
-
-def val(protocol: str = "strict") -> SegmentationDataset:
-    """Validation images, the same in both protocols."""
-    check_protocol(protocol)
-    return _dataset("val")
-
-
-def test() -> SegmentationDataset:
-    """Test images, where there is a folder `images/test`; else the validation images."""
-    return _dataset("test")
-
-
-def _dataset(split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
-    return SegmentationDataset(SPEC, partial(_pairs, split), read_mask=read_colour_mask, augmentation=augmentation)
-
-
-def _pairs(split: str) -> list[Pair]:
-    folder = data_root() / "dubai"
-    if split == "test" and not (folder / "images" / "test").is_dir():
+def _pairs(home: Path, split: str, _: str) -> list[Pair]:
+    """The same in both protocols; tests take the validation images where there is no folder `images/test`."""
+    if split == "test" and not (home / "images" / "test").is_dir():
         split = "val"
     made_by = "Put the photographs there with tools/prepare_data.py dubai."
-    return match(folder / "images" / split, folder / "masks" / split, made_by)
+    return match(home / "images" / split, home / "masks" / split, made_by)
 
 
 def _folders(home: Path) -> list[ImageFolder]:
@@ -86,11 +55,12 @@ def _target(path: PurePosixPath) -> PurePosixPath | None:
     return None
 
 
+_SPLITS = Splits(SPEC, "dubai", _pairs, AUGMENTATION, read_colour_mask)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
 FACTS = DatasetFacts(
     spec=SPEC,
     val=val,
     test=test,
-    d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
     home="dubai",
     folders=_folders,
     downloads="the archive with the folders 'Tile 1' to 'Tile 8' (files images/image_part_001.jpg)",

@@ -1,12 +1,69 @@
 """Declarative description of a data set, from which tools and scripts take everything they know of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.augment import Augmentation
+from d2ls.data.dataset import MaskReader, SegmentationDataset
+from d2ls.data.labels import read_index_mask
+from d2ls.data.pairs import Pair
+from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets.layout import ImageFolder, Planner, Size, Step
 from d2ls.data.spec import DatasetSpec
+
+
+class Splits:
+    """Training, validation and test images of a data set.
+
+    Args:
+        spec: classes and bands.
+        home: name of the folder below the data root.
+        pairs: lists, for the path of that folder, the pairs of a split ("train", "val", "test") in a protocol.
+        augmentation: random changes for training.
+        read_mask: reads a mask file as class indices.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        home: str,
+        pairs: Callable[[Path, str, str], list[Pair]],
+        augmentation: Augmentation,
+        read_mask: MaskReader = read_index_mask,
+    ) -> None:
+        self.spec, self.home, self.augmentation = spec, home, augmentation
+        self._list, self._read_mask = pairs, read_mask
+
+    def train(self, protocol: str = "strict", *, folder: str | None = None, **changes: Any) -> SegmentationDataset:
+        """Training images.
+
+        Args:
+            protocol: "strict" or "published", see `d2ls.data.root.check_protocol`.
+            folder: name below the data root of another folder in the set's layout.
+            changes: fields of the augmentation, e.g. `crop=320`.
+        """
+        return self._dataset("train", protocol, folder, replace(self.augmentation, **changes))
+
+    def val(self, protocol: str = "strict", *, folder: str | None = None) -> SegmentationDataset:
+        """Validation images; arguments as those of `train`."""
+        return self._dataset("val", protocol, folder)
+
+    def test(self, *, folder: str | None = None) -> SegmentationDataset:
+        """Test images, whole and in order."""
+        return self._dataset("test", "strict", folder)
+
+    def _dataset(
+        self, split: str, protocol: str, folder: str | None, augmentation: Augmentation | None = None
+    ) -> SegmentationDataset:
+        check_protocol(protocol)
+        listing = partial(self._pairs, split, protocol, folder or self.home)
+        return SegmentationDataset(self.spec, listing, read_mask=self._read_mask, augmentation=augmentation)
+
+    def _pairs(self, split: str, protocol: str, folder: str) -> list[Pair]:
+        return self._list(data_root() / folder, split, protocol)
 
 
 @dataclass(frozen=True)
@@ -58,11 +115,6 @@ class Server:
         )
 
 
-def no_steps(_: Path) -> list[Step]:
-    """No steps: the originals are what is trained on."""
-    return []
-
-
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
     """One data set.
@@ -75,7 +127,7 @@ class DatasetFacts:
         folders: lists the folders of images and masks below `home`, those that do not exist included.
         downloads: the archives or folders to download, in words.
         plan: tells the target of each downloaded file.
-        steps: lists, for the path of `home`, what is made from the originals, in order.
+        steps: lists, for the path of `home`, what is made from the originals, in order; by default nothing.
         server: what the evaluation server takes, where there is one.
         frame_specs: classes that `test(folder, spec=...)` can take, by the name that `-d` gives them. Only where test
             images are frames that are segmented in windows.
@@ -84,11 +136,11 @@ class DatasetFacts:
     spec: DatasetSpec
     val: Callable[..., SegmentationDataset]
     test: Callable[..., SegmentationDataset]
-    d4: Views
+    d4: Views = Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5))
     home: str
     folders: Callable[[Path], list[ImageFolder]]
     downloads: str = ""
     plan: Planner | None = None
-    steps: Callable[[Path], list[Step]] = no_steps
+    steps: Callable[[Path], list[Step]] = lambda _: []
     server: Server | None = None
     frame_specs: Mapping[str, DatasetSpec] = field(default_factory=dict, hash=False)

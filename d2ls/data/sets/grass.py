@@ -12,12 +12,11 @@ SPEC = DatasetSpec(
     citation="Grass cover set of KTDA (Knowledge Transfer and Domain Adaptation), 2024.",
 )
 AUGMENTATION = ktda.AUGMENTATION
-_SPLITS = ktda.Splits(
-    SPEC,
-    test="val",
+_SPLITS = ktda.splits(SPEC, test="val")
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
+FACTS = ktda.facts(
+    _SPLITS,
     words=("grass",),
     others=("cloud", "l8", "biome"),
     downloads="the folder grass (folders img_dir/train and ann_dir/train)",
 )
-train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = _SPLITS.facts()

@@ -1,19 +1,18 @@
 """Common parts of Vaihingen and Potsdam (ISPRS 2D Semantic Labeling): classes, tiles, patches, protocols."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.io import SUFFIXES
 from d2ls.data.pairs import Pair, list_images, match
-from d2ls.data.root import check_protocol, data_root
 from d2ls.data.sets import layout
-from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile, SplitStep, Step, Tiling
+from d2ls.data.sets.facts import Splits
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, OriginalTile, Plan, SplitStep, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -40,78 +39,58 @@ def spec(name: str) -> DatasetSpec:
     )
 
 
-class Patches:
-    """Data sets over the patches of `<folder>/{train,test}/{images_1024,masks_1024}`.
+def patches(
+    labels: DatasetSpec,
+    home: str,
+    name: str,
+    validation: str,
+    augmentation: Augmentation,
+    prepare: Callable[[], object] = lambda: None,
+) -> Splits:
+    """Data sets over the patches of `<home>/{train,test}/{images_1024,masks_1024}`.
+
+    Protocol "strict" keeps all variants of one tile out of training, and validates on its variant 0; "published" trains
+    on all tiles and validates on the test patches.
 
     Args:
         labels: the classes.
-        folder: name below the data root, or a path.
+        home: name below the data root.
         name: pattern of a training patch's stem with the groups `tile` and `variant`.
-        validation: the tile held out by protocol "strict", as `tile` gives it.
-        prepare: called before the folder is first listed; the demo draws its scenes here.
+        validation: the tile held out by protocol "strict", without leading zeros.
+        augmentation: random changes for training.
+        prepare: called before the folder is listed; the demo draws its scenes here.
     """
+    tool = f"tools/{labels.name}_patch_split.py"
 
-    def __init__(
-        self,
-        labels: DatasetSpec,
-        folder: str,
-        name: str,
-        validation: str,
-        prepare: Callable[[], object] | None = None,
-    ) -> None:
-        self.labels, self.folder, self.name, self.validation = labels, folder, re.compile(name), validation
-        self.prepare = prepare
-
-    def train(self, protocol: str, augmentation: Augmentation) -> SegmentationDataset:
-        """Training patches; "strict" leaves out all variants of the validation tile."""
-        check_protocol(protocol)
-        pairs = self._train if protocol == "strict" else partial(self._split, "train")
-        return SegmentationDataset(self.labels, pairs, augmentation=augmentation)
-
-    def val(self, protocol: str) -> SegmentationDataset:
-        """Variant 0 of the validation tile's training patches; "published": the test patches."""
-        check_protocol(protocol)
-        return SegmentationDataset(self.labels, self._val) if protocol == "strict" else self.test()
-
-    def test(self) -> SegmentationDataset:
-        """Test patches."""
-        return SegmentationDataset(self.labels, partial(self._split, "test"))
-
-    def _split(self, split: str) -> list[Pair]:
-        if self.prepare is not None:
-            self.prepare()
-        folder = data_root() / self.folder / split
-        made_by = f"Make the patches with tools/{self.labels.name}_patch_split.py."
-        return match(folder / "images_1024", folder / "masks_1024", made_by)
-
-    def _train(self) -> list[Pair]:
-        kept = [pair for pair in self._split("train") if self._tile(pair)[0] != self.validation]
-        if not kept:
-            raise DataError(
-                f"{data_root() / self.folder / 'train'}: all patches are of tile {self.validation}, which protocol "
-                "'strict' keeps for validation. Add the other training tiles, or set protocol = 'published'."
-            )
-        return kept
-
-    def _val(self) -> list[Pair]:
-        held = [pair for pair in self._split("train") if self._tile(pair) == (self.validation, "0")]
-        if not held:
-            raise DataError(
-                f"{data_root() / self.folder / 'train'}: no patches of tile {self.validation} (variant 0), the "
-                "validation set of protocol 'strict'. Add that tile to the training originals and split them again "
-                f"with tools/{self.labels.name}_patch_split.py, or use protocol = 'published' (test patches)."
-            )
-        return held
-
-    def _tile(self, pair: Pair) -> tuple[str, str]:
+    def tile_of(pair: Pair) -> tuple[str, str]:
         """Tile and variant of a training patch."""
-        found = self.name.search(pair.name)
-        if found is None:
+        if (found := re.search(name, pair.name)) is None:
             raise DataError(
                 f"{pair.image}: the name does not tell its tile, which protocol 'strict' needs. Expected names as "
-                f"tools/{self.labels.name}_patch_split.py writes them, or set protocol = 'published'."
+                f"{tool} writes them, or set protocol = 'published'."
             )
         return without_zeros(found["tile"]), found["variant"]
+
+    def pairs(home: Path, split: str, protocol: str) -> list[Pair]:
+        prepare()
+        folder = home / ("train" if split == "train" or (split, protocol) == ("val", "strict") else "test")
+        found = match(folder / "images_1024", folder / "masks_1024", f"Make the patches with {tool}.")
+        if protocol == "published" or split == "test":
+            return found
+        if split == "train":
+            kept = [pair for pair in found if tile_of(pair)[0] != validation]
+            problem = f"all patches are of tile {validation}, which protocol 'strict' keeps for validation. Add others"
+        else:
+            kept = [pair for pair in found if tile_of(pair) == (validation, "0")]
+            problem = (
+                f"no patches of tile {validation} (variant 0), the validation set of protocol 'strict'. Add that tile "
+                f"to the training originals and split them again with {tool}"
+            )
+        if not kept:
+            raise DataError(f"{folder}: {problem}, or set protocol = 'published'.")
+        return kept
+
+    return Splits(labels, home, pairs, augmentation)
 
 
 def without_zeros(tile: str) -> str:
@@ -148,12 +127,45 @@ def tiles(images: Path, masks: Path, naming: Naming) -> list[OriginalTile]:
     return [OriginalTile(stem, path, partners[stem]) for stem, path in found.items()]
 
 
-def expected(home: PurePosixPath, train: Iterable[str], test: Iterable[str], stem: str, ends: Naming, eroded: str
-             ) -> list[PurePosixPath]:  # fmt: skip
-    """Original files that a set needs: images and masks of all tiles, eroded masks of test tiles."""
-    kinds = [("train_images", ends.image, train), ("train_masks", ends.mask, train), ("test_images", ends.image, test)]
-    kinds += [("test_masks", ends.mask, test), ("test_masks_eroded", eroded, test)]
-    return [home / folder / f"{stem}{tile}{end}.tif" for folder, end, tiles in kinds for tile in tiles]
+def plan(
+    spec: DatasetSpec,
+    stem: str,
+    splits: Mapping[str, Sequence[str]],
+    names: tuple[Naming, Naming],
+    found: Iterable[tuple[PurePosixPath, str, str]],
+    left_out: Mapping[str, str] | None = None,
+) -> Plan:
+    """Targets of the original files: images and masks of all tiles, eroded masks of test tiles.
+
+    Args:
+        spec: its name is the folder's.
+        stem: begins the names of the files, before the tile.
+        splits: tiles of "train" and "test".
+        names: ends of the names with full and with eroded masks.
+        found: path, tile and kind ("images", "masks" or "masks_eroded") of each file.
+        left_out: tiles of no split, and why.
+    """
+    ends = {"images": names[0].image, "masks": names[0].mask, "masks_eroded": names[1].mask}
+
+    def target(split: str, kind: str, tile: str) -> PurePosixPath:
+        return PurePosixPath(spec.name, f"{split}_{kind}", f"{stem}{tile}{ends[kind]}.tif")
+
+    made = Plan()
+    for path, number, kind in found:
+        tile = without_zeros(number)
+        split = next((split for split, tiles in splits.items() if tile in tiles), None)
+        if split is None:
+            made.notes.append(f"{path}: left out, {(left_out or {}).get(tile, 'it is in no official split')}")
+        elif split == "test" or kind != "masks_eroded":
+            made.files[target(split, kind, tile)].append(path)
+    made.expected = [
+        target(split, kind, tile)
+        for split, tiles in splits.items()
+        for kind in ends
+        for tile in tiles
+        if split == "test" or kind != "masks_eroded"
+    ]
+    return made
 
 
 def steps(home: Path, tiling: Callable[..., Tiling], naming: Callable[[bool], Naming], *, overlap: bool) -> list[Step]:
@@ -187,15 +199,16 @@ def folders(home: Path, full: Naming, eroded: Naming, **options: Any) -> list[Im
     """Originals and patches; `options` of the folders of the originals' masks."""
     made = []
     for split in ("train", "test"):
-        excluded = "" if full.mask else ERODED
-        masks = [MaskFolder(home / f"{split}_masks", True, full.mask, excluded, **options)]
-        patches = [MaskFolder(home / split / "masks_1024")]
-        if (home / f"{split}_masks_eroded").is_dir():
-            masks.append(MaskFolder(home / f"{split}_masks_eroded", True, eroded.mask, **options))
-        if (home / split / "masks_1024_rgb").is_dir():
-            patches.append(MaskFolder(home / split / "masks_1024_rgb", True))
-        made.append(ImageFolder(f"{split} originals", home / f"{split}_images", tuple(masks), "originals", full.image))
-        made.append(ImageFolder(split, home / split / "images_1024", tuple(patches), "patches"))
+        masks = (
+            MaskFolder(home / f"{split}_masks", True, full.mask, "" if full.mask else ERODED, **options),
+            MaskFolder(home / f"{split}_masks_eroded", True, eroded.mask, optional=True, **options),
+        )
+        patches = (
+            MaskFolder(home / split / "masks_1024"),
+            MaskFolder(home / split / "masks_1024_rgb", True, optional=True),
+        )
+        made.append(ImageFolder(f"{split} originals", home / f"{split}_images", masks, "originals", full.image))
+        made.append(ImageFolder(split, home / split / "images_1024", patches, "patches"))
     return made
 
 

@@ -209,6 +209,7 @@ class MaskFolder:
         excluded: end of the names of other files in the folder, or "".
         spec: meanings of the values, where they differ from the data set's.
         off_palette: stems of masks whose colours are read by threshold, and why.
+        optional: whether the folder may be missing.
     """
 
     folder: Path
@@ -217,6 +218,7 @@ class MaskFolder:
     excluded: str = ""
     spec: DatasetSpec | None = None
     off_palette: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
 
     def fits(self, stem: str) -> bool:
         """Whether a file with this stem is one of the masks."""

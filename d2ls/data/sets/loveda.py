@@ -3,19 +3,15 @@
 import re
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
-from d2ls.data.root import check_protocol, data_root
-from d2ls.data.sets.facts import DatasetFacts, Server, Views
+from d2ls.data.sets.facts import DatasetFacts, Server, Splits
 from d2ls.data.sets.layout import ConvertStep, ImageFolder, MaskFolder, MergeStep, Step, plan_by_path
 from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import DataError
@@ -37,53 +33,30 @@ IMAGES, MASKS, CONVERTED = "images_png", "masks_png", "masks_png_convert"
 _MADE_BY = "Unpack LoveDA's Train.zip, Val.zip and Test.zip with tools/prepare_data.py loveda."
 
 
-def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
-    """Training images: Train (protocol "strict") or `train_val`, else Train and Val together ("published").
-
-    Args:
-        protocol: "strict" or "published".
-        changes: fields of the augmentation, e.g. `crop=768`.
-    """
-    check_protocol(protocol)
-    listing = _train_val if protocol == "published" else partial(_pairs, "Train")
-    return SegmentationDataset(SPEC, listing, read_mask=read_mask, augmentation=replace(AUGMENTATION, **changes))
-
-
-def val(protocol: str = "strict") -> SegmentationDataset:
-    """Validation images, Val; protocol "published" has trained on them."""
-    check_protocol(protocol)
-    return SegmentationDataset(SPEC, partial(_pairs, "Val"), read_mask=read_mask)
-
-
-def test() -> SegmentationDataset:
-    """Test images, without labels (the server keeps them)."""
-    return SegmentationDataset(SPEC, partial(_pairs, "Test", labelled=False))
-
-
 def read_mask(path: Path, spec: DatasetSpec) -> NDArray[np.uint8]:
     """Read a mask as class indices: one in a folder `masks_png` as published, any other as converted."""
     return read_index_mask(path, PUBLISHED if path.parent.name == MASKS else spec)
 
 
-def _train_val() -> list[Pair]:
-    if (data_root() / "LoveDA" / "train_val").is_dir():
-        return _pairs("train_val")
-    return unique_names([*_pairs("Train"), *_pairs("Val")], depth=3)
+def _pairs(home: Path, split: str, protocol: str) -> list[Pair]:
+    """Train, Val, and Test without masks; "published" trains on `train_val`, else on Train and Val together."""
+    if (split, protocol) != ("train", "published"):
+        return _of_folder(home / split.capitalize(), labelled=split != "test")
+    if (home / "train_val").is_dir():
+        return _of_folder(home / "train_val")
+    return unique_names([*_of_folder(home / "Train"), *_of_folder(home / "Val")], depth=3)
 
 
-def _pairs(split: str, *, labelled: bool = True) -> list[Pair]:
+def _of_folder(folder: Path, *, labelled: bool = True) -> list[Pair]:
     """Pairs of Urban and Rural; one of them may be missing."""
-    folder = data_root() / "LoveDA" / split
     found = [area for area in AREAS if (folder / area / IMAGES).is_dir()]
     if not found:
         raise DataError(f"{folder}: neither Urban/images_png nor Rural/images_png. {_MADE_BY}")
-    for area in AREAS:
-        if area not in found:
-            warnings.warn(f"{folder / area}: no folder images_png; reading {found[0]} alone.", stacklevel=2)
+    for area in set(AREAS) - set(found):
+        warnings.warn(f"{folder / area}: no folder images_png; reading {found[0]} alone.", stacklevel=2)
     pairs: list[Pair] = []
     for area in found:
-        masks = folder / area / CONVERTED
-        masks = masks if masks.is_dir() else folder / area / MASKS
+        masks = folder / area / (CONVERTED if (folder / area / CONVERTED).is_dir() else MASKS)
         pairs += match(folder / area / IMAGES, masks if labelled else None, _MADE_BY)
     return unique_names(pairs, depth=1)
 
@@ -103,18 +76,14 @@ def _target(path: PurePosixPath) -> PurePosixPath | None:
 
 def _steps(home: Path) -> list[Step]:
     """Converted masks of Train and Val, and `train_val` of both."""
+    splits, kinds = ("Train", "Val"), (IMAGES, MASKS, CONVERTED, f"{CONVERTED}_rgb")
     made: list[Step] = []
-    for split in ("Train", "Val"):
-        for area in AREAS:
-            folder = home / split / area
-            made.append(
-                ConvertStep(f"loveda/{split}/{area}/{CONVERTED}", folder / MASKS, folder / CONVERTED, PUBLISHED)
-            )
+    for folder in (f"{split}/{area}" for split in splits for area in AREAS):
+        masks = home / folder / MASKS
+        made.append(ConvertStep(f"loveda/{folder}/{CONVERTED}", masks, home / folder / CONVERTED, PUBLISHED))
     for area in AREAS:
-        kinds = (IMAGES, MASKS, CONVERTED, f"{CONVERTED}_rgb")
         sources = {
-            home / "train_val" / area / kind: tuple(home / split / area / kind for split in ("Train", "Val"))
-            for kind in kinds
+            home / "train_val" / area / kind: tuple(home / split / area / kind for split in splits) for kind in kinds
         }
         made.append(MergeStep(f"loveda/train_val/{area}", sources))
     return made
@@ -124,19 +93,18 @@ def _folders(home: Path) -> list[ImageFolder]:
     made = []
     for split in ("Train", "Val", "train_val", "Test"):
         for folder in (home / split / area for area in AREAS):
-            masks = [MaskFolder(folder / MASKS, spec=PUBLISHED)] if split != "Test" else []
-            if (folder / CONVERTED).is_dir():
-                masks = [MaskFolder(folder / CONVERTED), *(mask for mask in masks if mask.folder.is_dir())]
-            family = None if split == "train_val" else "images"
-            made.append(ImageFolder(split, folder / IMAGES, tuple(masks), family))
+            published = MaskFolder(folder / MASKS, spec=PUBLISHED, optional=(folder / CONVERTED).is_dir())
+            masks = (MaskFolder(folder / CONVERTED, optional=True), published) if split != "Test" else ()
+            made.append(ImageFolder(split, folder / IMAGES, masks, None if split == "train_val" else "images"))
     return made
 
 
+_SPLITS = Splits(SPEC, "LoveDA", _pairs, AUGMENTATION, read_mask)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
 FACTS = DatasetFacts(
     spec=SPEC,
     val=val,
     test=test,
-    d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
     home="LoveDA",
     folders=_folders,
     downloads="Train.zip, Val.zip and Test.zip (folders Train/Urban/images_png)",

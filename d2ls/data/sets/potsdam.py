@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
 from d2ls.data.sets.facts import DatasetFacts, Views
 from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
@@ -33,27 +31,6 @@ OFF_PALETTE = {
 _ORIGINAL = re.compile(rf"{_STEM}(?P<tile>\d+_\d+)_(?P<kind>RGB|label|label{isprs.ERODED})\.tif")
 
 
-def train(protocol: str = "strict", *, folder: str = "potsdam", **changes: Any) -> SegmentationDataset:
-    """Training patches.
-
-    Args:
-        protocol: "strict" leaves out tile 2_10, "published" takes all.
-        folder: name below the data root of a folder in Potsdam's layout.
-        changes: fields of the augmentation, e.g. `crop=512`.
-    """
-    return _patches(folder).train(protocol, replace(AUGMENTATION, **changes))
-
-
-def val(protocol: str = "strict", *, folder: str = "potsdam") -> SegmentationDataset:
-    """Validation patches: tile 2_10's (protocol "strict") or the test patches ("published")."""
-    return _patches(folder).val(protocol)
-
-
-def test(*, folder: str = "potsdam") -> SegmentationDataset:
-    """Test patches."""
-    return _patches(folder).test()
-
-
 def naming(*, rgb: bool, eroded: bool) -> isprs.Naming:
     """Names of the originals: `top_potsdam_2_10_RGB.tif` or `..._IRRG.tif`, `..._label.tif` or `..._noBoundary.tif`."""
     return isprs.Naming("_RGB" if rgb else "_IRRG", f"_label{isprs.ERODED}" if eroded else "_label")
@@ -63,11 +40,6 @@ def tiling(*, training: bool, **options: Any) -> Tiling:
     """Settings of the patches, the same for training and test tiles."""
     del training
     return Tiling(spec=SPEC, off_palette=OFF_PALETTE, faulty=(f"{_STEM}{LEFT_OUT_TILE}",), **options)
-
-
-def _patches(folder: str) -> isprs.Patches:
-    name = r"potsdam_(?P<tile>\d+_\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
-    return isprs.Patches(SPEC, folder, name, VALIDATION_TILE)
 
 
 def _steps(home: Path) -> list[Step]:
@@ -82,24 +54,17 @@ def _folders(home: Path) -> list[ImageFolder]:
 
 
 def _plan(paths: Sequence[PurePosixPath], _: Callable[[PurePosixPath], bytes]) -> Plan:
-    """RGB images, labels and eroded labels."""
-    plan, home, names = Plan(), PurePosixPath("potsdam"), naming(rgb=True, eroded=False)
     kinds = {"RGB": "images", "label": "masks", f"label{isprs.ERODED}": "masks_eroded"}
-    for path in paths:
-        if (found := _ORIGINAL.fullmatch(path.name)) is None:
-            continue
-        tile, kind = isprs.without_zeros(found["tile"]), kinds[found["kind"]]
-        split = "train" if tile in TRAIN_TILES else "test" if tile in TEST_TILES else None
-        if split is None:
-            why = "its labels are faulty" if tile == LEFT_OUT_TILE else "it is in no official split"
-            plan.notes.append(f"{path}: left out, {why}")
-        elif split == "test" or kind != "masks_eroded":
-            plan.files[home / f"{split}_{kind}" / f"{_STEM}{tile}_{found['kind']}.tif"].append(path)
-    eroded = naming(rgb=True, eroded=True).mask
-    plan.expected = isprs.expected(home, TRAIN_TILES, TEST_TILES, _STEM, names, eroded)
-    return plan
+    named = [(path, found) for path in paths if (found := _ORIGINAL.fullmatch(path.name))]
+    originals = ((path, name["tile"], kinds[name["kind"]]) for path, name in named)
+    names = naming(rgb=True, eroded=False), naming(rgb=True, eroded=True)
+    splits = {"train": TRAIN_TILES, "test": TEST_TILES}
+    return isprs.plan(SPEC, _STEM, splits, names, originals, {LEFT_OUT_TILE: "its labels are faulty"})
 
 
+_PATCHES = r"potsdam_(?P<tile>\d+_\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
+_SPLITS = isprs.patches(SPEC, "potsdam", _PATCHES, VALIDATION_TILE, AUGMENTATION)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
 FACTS = DatasetFacts(
     spec=SPEC,
     val=val,

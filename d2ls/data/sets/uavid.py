@@ -10,9 +10,9 @@ from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
-from d2ls.data.root import check_protocol, data_root
+from d2ls.data.root import data_root
 from d2ls.data.sets import isprs, landcoverai, layout
-from d2ls.data.sets.facts import DatasetFacts, Server, Views
+from d2ls.data.sets.facts import DatasetFacts, Server, Splits, Views
 from d2ls.data.sets.layout import (
     ImageFolder,
     MaskFolder,
@@ -41,24 +41,6 @@ AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sha
 FRAME_SIZES = ((2160, 3840), (2160, 4096))
 CANVAS = (2048, 4096)
 """Frames are padded at the left to this width, and their lowest rows kept, before they are cut."""
-
-
-def train(protocol: str = "strict", **changes: Any) -> SegmentationDataset:
-    """Training patches: of train (protocol "strict") or of train_val ("published").
-
-    Args:
-        protocol: "strict" or "published".
-        changes: fields of the augmentation, e.g. `crop=512`.
-    """
-    check_protocol(protocol)
-    split = "train_val" if protocol == "published" else "train"
-    return SegmentationDataset(SPEC, partial(_patches, split), augmentation=replace(AUGMENTATION, **changes))
-
-
-def val(protocol: str = "strict") -> SegmentationDataset:
-    """Validation patches, val; protocol "published" has trained on them."""
-    check_protocol(protocol)
-    return SegmentationDataset(SPEC, partial(_patches, "val"))
 
 
 def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> SegmentationDataset:
@@ -93,16 +75,17 @@ def tiling(**options: Any) -> Tiling:
     return Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
 
 
-def _patches(split: str) -> list[Pair]:
-    folder = data_root() / "uavid" / split
+def _pairs(home: Path, split: str, protocol: str) -> list[Pair]:
+    """Patches of train and val; "published" trains on train_val, which holds the validation images, too."""
+    folder = home / ("train_val" if (split, protocol) == ("train", "published") else split)
     return match(folder / "images", folder / "masks", "Make the patches with tools/uavid_patch_split.py.")
 
 
 def _frames(folder: Path | str | None) -> list[Pair]:
-    top = data_root() / "uavid" / "uavid_test" if folder is None else Path(folder)
+    folder = data_root() / "uavid" / "uavid_test" if folder is None else Path(folder)
     made_by = "Unpack UAVid's archive with tools/prepare_data.py uavid."
     pairs: list[Pair] = []
-    for sequence in _sequences(top, made_by):
+    for sequence in _sequences(folder, made_by):
         labels = sequence / "Labels"
         for pair in match(sequence / "Images", labels if labels.is_dir() else None, made_by):
             pairs.append(replace(pair, name=f"{sequence.name}/{pair.name}"))
@@ -149,12 +132,13 @@ def _folders(home: Path) -> list[ImageFolder]:
         made.append(ImageFolder(split, home / split / "images", (MaskFolder(home / split / "masks"),), family))
     for split in ("uavid_train", "uavid_val", "uavid_test"):
         for sequence in sorted((home / split).glob("*")):
-            labels = MaskFolder(sequence / "Labels", coloured=True)
-            masks = (labels,) if split != "uavid_test" or labels.folder.is_dir() else ()
-            made.append(ImageFolder(split, sequence / "Images", masks, "originals"))
+            masks = MaskFolder(sequence / "Labels", coloured=True, optional=split == "uavid_test")
+            made.append(ImageFolder(split, sequence / "Images", (masks,), "originals"))
     return made
 
 
+_SPLITS = Splits(SPEC, "uavid", _pairs, AUGMENTATION)
+train, val = _SPLITS.train, _SPLITS.val
 FACTS = DatasetFacts(
     spec=SPEC,
     val=val,

@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,9 +10,8 @@ import numpy as np
 from PIL import Image
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets import isprs
-from d2ls.data.sets.facts import DatasetFacts, Views
+from d2ls.data.sets.facts import DatasetFacts, Splits, Views
 from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -29,30 +27,12 @@ _STEM = "top_mosaic_09cm_area"
 _ORIGINAL = re.compile(rf"{_STEM}(?P<tile>\d+)(?P<eroded>{isprs.ERODED})?\.tif", re.I)
 
 
-def train(protocol: str = "strict", *, folder: str = "vaihingen", **changes: Any) -> SegmentationDataset:
-    """Training patches.
-
-    Args:
-        protocol: "strict" leaves out tile 30, "published" takes all.
-        folder: name below the data root of a folder in Vaihingen's layout.
-        changes: fields of the augmentation, e.g. `crop=320`.
-    """
-    return patches(folder).train(protocol, replace(AUGMENTATION, **changes))
-
-
-def val(protocol: str = "strict", *, folder: str = "vaihingen") -> SegmentationDataset:
-    """Validation patches: tile 30's (protocol "strict") or the test patches ("published")."""
-    return patches(folder).val(protocol)
-
-
-def test(*, folder: str = "vaihingen") -> SegmentationDataset:
-    """Test patches."""
-    return patches(folder).test()
-
-
-def patches(folder: str, prepare: Callable[[], object] | None = None, labels: DatasetSpec = SPEC) -> isprs.Patches:
-    """All splits of a folder in Vaihingen's layout; arguments as those of `isprs.Patches`."""
-    return isprs.Patches(labels, folder, r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", VALIDATION_TILE, prepare)
+def patches(
+    home: str, labels: DatasetSpec, augmentation: Augmentation, prepare: Callable[[], object] = lambda: None
+) -> Splits:
+    """Data sets of a folder in Vaihingen's layout; arguments as those of `isprs.patches`."""
+    name = r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
+    return isprs.patches(labels, home, name, VALIDATION_TILE, augmentation, prepare)
 
 
 def naming(*, eroded: bool) -> isprs.Naming:
@@ -74,25 +54,16 @@ def _folders(home: Path) -> list[ImageFolder]:
 
 
 def _plan(paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> Plan:
-    """Images, masks and eroded masks; the first two have the same names and are told apart by their pixels."""
-    plan, home = Plan(preferred="gts_for_participants"), PurePosixPath("vaihingen")
+    """Images and masks have the same names, and are told apart by the pixels of one in each folder."""
     named = [(path, found) for path in paths if (found := _ORIGINAL.fullmatch(path.name))]
-    first: dict[PurePosixPath, PurePosixPath] = {}
-    for path, found in named:
-        if not found["eroded"]:
-            first.setdefault(path.parent, path)
-    masks = {folder for folder, path in first.items() if _is_colour_mask(read(path), path)}
-    for path, found in sorted(named, key=lambda item: plan.preferred not in item[0].parts):
-        tile = isprs.without_zeros(found["tile"])
-        split = "train" if tile in TRAIN_TILES else "test" if tile in TEST_TILES else None
-        if split is None:
-            plan.notes.append(f"{path}: tile {tile} is in no official split, left out")
-        elif not found["eroded"]:
-            kind = "masks" if path.parent in masks else "images"
-            plan.files[home / f"{split}_{kind}" / f"{_STEM}{tile}.tif"].append(path)
-        elif split == "test":
-            plan.files[home / "test_masks_eroded" / f"{_STEM}{tile}{isprs.ERODED}.tif"].append(path)
-    plan.expected = isprs.expected(home, TRAIN_TILES, TEST_TILES, _STEM, naming(eroded=False), isprs.ERODED)
+    first = {path.parent: path for path, found in reversed(named) if not found["eroded"]}
+    kinds = {folder: "masks" if _is_colour_mask(read(path), path) else "images" for folder, path in first.items()}
+    preferred = "gts_for_participants"
+    named.sort(key=lambda item: preferred not in item[0].parts)
+    originals = ((path, name["tile"], "masks_eroded" if name["eroded"] else kinds[path.parent]) for path, name in named)
+    splits = {"train": TRAIN_TILES, "test": TEST_TILES}
+    plan = isprs.plan(SPEC, _STEM, splits, (naming(eroded=False), naming(eroded=True)), originals)
+    plan.preferred = preferred
     return plan
 
 
@@ -107,6 +78,8 @@ def _is_colour_mask(data: bytes, path: PurePosixPath) -> bool:
     return {tuple(int(value) for value in colour) for colour in np.unique(rows, axis=0)} <= known
 
 
+_SPLITS = patches("vaihingen", SPEC, AUGMENTATION)
+train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
 FACTS = DatasetFacts(
     spec=SPEC,
     val=val,
