@@ -1,5 +1,6 @@
 """The command line of train.py, in this process and as a real one."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -131,5 +132,5 @@ def test_ctrl_c_leaves_a_checkpoint_and_its_own_exit_code() -> None:
     assert process.returncode == 130, error
     assert error.endswith("interrupted\n")
     assert "Traceback" not in error
-    assert "last.ckpt holds the last whole epoch: resume_ckpt_path=last" in out
+    assert re.search(r"last\.ckpt holds (the last whole epoch|epoch \d+ as far as it was): resume_ckpt_path=last", out)
     assert torch.load(WEIGHTS / "last.ckpt", weights_only=True)["epoch"] >= 0
