@@ -56,6 +56,10 @@ SETTINGS: dict[str, Setting] = {
     "weights_name": Setting((str,), "d2ls", "name of the best checkpoint's file, without .ckpt"),
     "weights_path": Setting((str,), None, "folder of checkpoints", required=True),
     "test_weights_name": Setting((str,), "last", "checkpoint that the test scripts take, without .ckpt"),
+    "test_window": Setting(
+        (int, _NONE), None, "side in pixels of the windows in which test images are segmented; None: whole"
+    ),
+    "test_overlap": Setting((float,), 0.25, "share of a test window that its neighbour covers too, 0 to 0.9"),
     "log_name": Setting((str,), None, "log folder below lightning_logs", required=True),
     "monitor": Setting((str,), "val_mIoU", f"score that decides which checkpoint is best: {', '.join(MONITORS)}"),
     "monitor_mode": Setting((str,), "max", "max or min"),
@@ -176,7 +180,7 @@ def check_contradictions(settings: Any) -> None:
         ConfigError: quotes the setting as the user wrote it.
     """
     for name in ("max_epoch", "train_batch_size", "val_batch_size", "check_val_every_n_epoch", "num_nodes",
-                 "accumulate_grad_batches", "num_classes", "prefetch_factor"):  # fmt: skip
+                 "accumulate_grad_batches", "num_classes", "prefetch_factor", "test_window"):  # fmt: skip
         value = getattr(settings, name)
         _refuse(value is not None and value < 1, settings, name, "expected at least 1")
     for name in ("num_workers", "seed", "save_every_n_steps", "max_skipped_batches"):
@@ -191,6 +195,7 @@ def check_contradictions(settings: Any) -> None:
     _refuse(settings.save_top_k < -1, settings, "save_top_k", "expected a number, or -1 for all")
     _refuse(settings.weights_name == "last", settings, "weights_name", "this is the name of the last checkpoint")
     _refuse(settings.deterministic not in (True, False, "warn"), settings, "deterministic", "True, False or 'warn'")
+    _refuse(not 0 <= settings.test_overlap <= 0.9, settings, "test_overlap", "expected a share from 0 to 0.9")
     better = "smaller" if settings.monitor.endswith("loss") else "larger"
     wrong_mode = (settings.monitor_mode == "min") != (better == "smaller")
     _refuse(wrong_mode, settings, "monitor_mode", f"monitor={settings.monitor!r} is better when it is {better}")

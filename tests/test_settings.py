@@ -62,6 +62,9 @@ def test_valid_settings_pass() -> None:
         ({"num_workers": -1}, "num_workers=-1: expected at least 0"),
         ({"seed": -1}, "seed=-1: expected at least 0"),
         ({"seed": 2**32}, f"seed={2**32}: expected less than 2**32"),
+        ({"test_window": 0}, "test_window=0: expected at least 1"),
+        ({"test_overlap": 0.95}, "test_overlap=0.95: expected a share from 0 to 0.9"),
+        ({"test_overlap": float("nan")}, "test_overlap=nan: expected a share from 0 to 0.9"),
         ({"save_top_k": -2}, "save_top_k=-2: expected a number, or -1 for all"),
         ({"weights_name": "last"}, "weights_name='last': this is the name of the last checkpoint"),
         ({"deterministic": "yes"}, "deterministic='yes': True, False or 'warn'"),
@@ -122,7 +125,8 @@ def test_settings_of_several_types(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("gpus", True), ("gpus", 1.0), ("pretrained", 1), ("lr", "1e-3"), ("classes", "ab")]
+    ("name", "value"),
+    [("gpus", True), ("gpus", 1.0), ("pretrained", 1), ("lr", "1e-3"), ("classes", "ab"), ("test_window", 2.5)],
 )
 def test_values_of_no_allowed_type(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"{name}={value!r} (here): expected")):

@@ -43,6 +43,8 @@ def parser(dataset: str) -> argparse.ArgumentParser:
     add("-o", "--output", "--output_path", type=Path, required=True, metavar="DIR", help="folder for masks and scores")
     cli.add_network_options(result)
     add("-b", "--batch-size", type=cli.positive, metavar="N", help="images of one size (or windows) at once")
+    add("--window", type=cli.positive, metavar="N", help="side of blended windows (default: test_window of the config)")
+    add("--overlap", type=float, metavar="SHARE", help="of windows, 0 to 0.9 (default: test_overlap; of -ph, -pw 0)")
     add("--workers", type=cli.positive, default=2, metavar="N", help="threads that read images (default 2)")
     add("--rgb", action="store_true", help="write colour masks rather than class indices")
     add("--legend", choices=("official", "reference"), default="official", help="whose colours, where they differ")
@@ -61,9 +63,8 @@ def parser(dataset: str) -> argparse.ArgumentParser:
 def _add_window_options(result: argparse.ArgumentParser) -> None:
     add = result.add_argument
     add("-i", "--input", "--image_path", type=Path, metavar="DIR", help="folder of seqN/Images (default: uavid_test)")
-    add("-ph", "--patch-height", type=cli.positive, default=1152, metavar="N", help="height of a window (default 1152)")
-    add("-pw", "--patch-width", type=cli.positive, default=1024, metavar="N", help="width of a window (default 1024)")
-    add("--overlap", type=float, default=0.0, metavar="SHARE", help="of windows, 0 to 0.9; blended (default 0)")
+    add("-ph", "--patch-height", type=cli.positive, metavar="N", help="height of a window (default 1152)")
+    add("-pw", "--patch-width", type=cli.positive, metavar="N", help="width of a window (default 1024)")
     add(
         "-d", "--dataset", default="uavid", metavar="NAME", help="classes and colours: uavid (default), pv, landcoverai"
     )

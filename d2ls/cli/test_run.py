@@ -24,6 +24,7 @@ from d2ls.inference.predictor import (
     by_windows,
     check_precision,
     choose_device,
+    views_by_windows,
     whole_images,
 )
 from d2ls.inference.results import Masks, begin_run, describe_run
@@ -32,6 +33,7 @@ from d2ls.inference.sliding_window import Windows
 from d2ls.inference.sources import test_images, trained_network
 from d2ls.memory import keep_freed_memory
 from d2ls.report import page
+from d2ls.settings import SETTINGS
 
 
 def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
@@ -61,7 +63,7 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     layout = {"channels_last": settings.channels_last, "compiled": settings.compile} if settings else {}
     network = Network(trained.net, device, precision, **layout)
-    segment, shape = _segment(name, options, settings, network, dataset)
+    segment, shape = _segment(name, options, settings, network, dataset.spec.num_classes)
     masks = Masks(options.output, dataset.spec, _coloured(name, options), options.legend)
     masks.check_apart(pairs)
     record = describe_run(
@@ -79,7 +81,7 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     console.print(f"{len(pairs)} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
     _report(console, scores, len(pairs), options.output, record)
     if options.report or options.report_image:
-        window = (options.patch_height, options.patch_width) if name == "uavid" else None
+        window = (shape["windows"]["height"], shape["windows"]["width"]) if shape["windows"] else None
         path = page.write(dataset, masks, scores, network.net, record, image=options.report_image, window=window)
         console.print(f"report in {path}", highlight=False, soft_wrap=True)
     return _submit(console, zip_path, server, options.output)
@@ -119,17 +121,39 @@ def _batch(name: str, options: argparse.Namespace, settings: Settings | None) ->
     return int(options.batch_size or default)
 
 
+def _windows(name: str, options: argparse.Namespace, settings: Settings | None) -> Windows | None:
+    """The windows that --window or the config asks for; None for whole images, and for frames in UAVid's own windows.
+
+    Raises:
+        ConfigError: options that contradict each other, or values out of range.
+    """
+    of_frames = name == "uavid"
+    own = of_frames and (options.patch_height or options.patch_width)
+    if own and options.window:
+        raise ConfigError("--window and -ph or -pw contradict each other: leave out one of them.")
+    side = options.window or (settings.test_window if settings and not own else None)
+    if side is not None:
+        default = settings.test_overlap if settings else SETTINGS["test_overlap"].default
+        return Windows(side, side, default if options.overlap is None else options.overlap)
+    if options.overlap is not None and not of_frames:
+        raise ConfigError(f"--overlap {options.overlap}: images are segmented whole. Give --window, too.")
+    return None
+
+
 def _segment(
-    name: str, options: argparse.Namespace, settings: Settings | None, network: Network, dataset: SegmentationDataset
+    name: str, options: argparse.Namespace, settings: Settings | None, network: Network, classes: int
 ) -> tuple[Segment, dict[str, Any]]:
     """The function that segments the images, and its settings as plain values."""
     views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(name).d4}[options.tta]
-    classes = dataset.spec.num_classes
     shape: dict[str, Any] = {"views": {"mode": options.tta, "number": len(views), "scales": list(views.scales)}}
+    batch = _batch(name, options, settings)
+    if windows := _windows(name, options, settings):
+        segment = views_by_windows(network, views, classes, windows, batch)
+        return segment, shape | {"windows": asdict(windows) | {"padded": False}}
     if name != "uavid":
         return whole_images(network, views, options.tta_batch, classes), shape | {"windows": None}
-    windows = Windows(options.patch_height, options.patch_width, options.overlap)
-    segment = by_windows(network, views, options.tta_batch, classes, windows, _batch(name, options, settings))
+    windows = Windows(options.patch_height or 1152, options.patch_width or 1024, options.overlap or 0.0)
+    segment = by_windows(network, views, options.tta_batch, classes, windows, batch)
     return segment, shape | {"windows": asdict(windows)}
 
 

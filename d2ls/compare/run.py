@@ -21,8 +21,9 @@ from d2ls.data.io import write_bytes
 from d2ls.errors import DataError
 from d2ls.inference import tta
 from d2ls.inference.evaluate import predict
-from d2ls.inference.predictor import Network, check_precision, choose_device, whole_images
+from d2ls.inference.predictor import Network, check_precision, choose_device, views_by_windows, whole_images
 from d2ls.inference.results import Masks
+from d2ls.inference.sliding_window import Windows
 from d2ls.inference.sources import trained_network
 from d2ls.training.trainer import train
 
@@ -98,8 +99,11 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
     trained = trained_network(settings, None, spec)
     precision = check_precision(settings.precision)
     network = Network(trained.net, device, precision, channels_last=settings.channels_last, compiled=settings.compile)
-    segment = whole_images(network, tta.NONE, 1, spec.num_classes)
-    scores = predict(dataset, segment, Masks(folder / "masks", spec), batch=settings.val_batch_size)
+    batch, segment = settings.val_batch_size, whole_images(network, tta.NONE, 1, spec.num_classes)
+    if side := settings.test_window:
+        windows = Windows(side, side, settings.test_overlap)
+        segment = views_by_windows(network, tta.NONE, spec.num_classes, windows, batch)
+    scores = predict(dataset, segment, Masks(folder / "masks", spec), batch=batch)
     if not scores.counts:
         raise DataError(f"{settings.path}: no test image has labels, so there is nothing to compare.")
     return {
@@ -108,6 +112,7 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
         "scored": list(spec.scored),
         "checkpoint": str(trained.checkpoint.path),
         "checkpoint_sha256": trained.checkpoint.sha256,
+        "test_window": settings.test_window,
         "images": list(scores.counts),
         "images_sha256": images_hash(dataset),
         "chosen_on_test_images": settings.test_weights_name != "last" and _same(dataset, settings.val_dataset),

@@ -91,6 +91,8 @@ def notes_on(results: dict[str, list[dict[str, Any]]]) -> list[str]:
             "The checkpoints were chosen on the test images themselves, so the scores are optimistic: "
             "test_weights_name=last tests the last checkpoint, which nobody has chosen."
         )
+    if sides := sorted({one.get("test_window") or 0 for runs in results.values() for one in runs} - {0}):
+        notes.append(f"Test images were segmented in windows of {' or '.join(map(str, sides))} px (test_window).")
     return notes
 
 

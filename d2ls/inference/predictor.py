@@ -140,6 +140,30 @@ def by_windows(
     return segment
 
 
+def views_by_windows(network: Network, views: Views, num_classes: int, windows: Windows, batch: int) -> Segment:
+    """Segments images by the mean of their views, each of which is cut into windows after it was resized.
+
+    So the network sees windows of one size at every scale, as it saw crops of one size in training. Images are not
+    padded, and those no larger than a window stay whole.
+
+    Args:
+        network: gives the logits.
+        views: of test-time augmentation.
+        num_classes: of the data set.
+        windows: size and overlap.
+        batch: windows that the network gets at once.
+    """
+
+    def model(images: Tensor) -> Tensor:
+        return torch.stack([segment_windows(network, image, windows, batch, padded=False) for image in images])
+
+    def segment(images: Tensor) -> Tensor:
+        each = images.to(network.device, non_blocking=True).split(1)
+        return torch.cat([classes_of(mean_logits(model, image, views), num_classes) for image in each])
+
+    return segment
+
+
 def classes_of(logits: Tensor, num_classes: int) -> Tensor:
     """The class of each pixel, uint8 (B, H, W) on the CPU, of logits or probabilities (B, K, H, W).
 

@@ -151,32 +151,35 @@ class Blend:
         return summed[:, :finished, :last]
 
 
-def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 1) -> Tensor:
+def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 1, *, padded: bool = True) -> Tensor:
     """Logits of a frame, blended from those of its windows.
 
     Args:
         model: called on batches of windows, all of the full size.
-        frame: ImageNet-normalised, (3, H, W), of any size; it is padded with black pixels at the top and left.
+        frame: ImageNet-normalised, (3, H, W), of any size.
         windows: size and overlap.
         batch: windows for one call of the model.
+        padded: pad the frame with black pixels at the top and left where windows do not fit, as the reference does;
+            else windows lie closer together, and are as small as a smaller frame.
 
     Returns:
         (K, H, W), on the device of the model's logits.
     """
     height, width = frame.shape[-2:]
-    rows, columns = axis(height, windows.height, windows.overlap), axis(width, windows.width, windows.overlap)
-    padded = _black(height + rows.padding, width + columns.padding, frame)
-    padded[:, rows.padding :, columns.padding :] = frame
+    place = axis if padded else blended_axis
+    rows, columns = place(height, windows.height, windows.overlap), place(width, windows.width, windows.overlap)
+    canvas = _black(height + rows.padding, width + columns.padding, frame)
+    canvas[:, rows.padding :, columns.padding :] = frame
 
     blend, places = Blend(rows, columns), list(product(enumerate(rows.starts), enumerate(columns.starts)))
     whole: Tensor | None = None
     for group in (places[at : at + batch] for at in range(0, len(places), batch)):
-        cuts = [padded[:, y : y + rows.window, x : x + columns.window] for (_, y), (_, x) in group]
+        cuts = [canvas[:, y : y + rows.window, x : x + columns.window] for (_, y), (_, x) in group]
         for ((row, y), (column, x)), logits in zip(group, model(torch.stack(cuts)), strict=True):
             part = blend.add(row, column, logits.clone())
             assert part is not None
             if whole is None:
-                whole = part.new_empty(len(part), *padded.shape[-2:])
+                whole = part.new_empty(len(part), *canvas.shape[-2:])
             whole[:, y : rows.ends[row], x : columns.ends[column]] = part
     assert whole is not None
     return whole[:, rows.padding :, columns.padding :]

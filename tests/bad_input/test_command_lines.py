@@ -75,6 +75,7 @@ FRAMES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "overlap of 2": (("-o", "out", "--overlap", "2"), ("overlap by 2.0",)),
     "overlap of nothing known": (("-o", "out", "--overlap", "nan"), ("overlap by nan",)),
     "overlap in words": (("-o", "out", "--overlap", "half"), ("--overlap", "'half'")),
+    "windows of two kinds": (("-o", "out", "-pw", "64", "--window", "64"), ("--window and -ph or -pw",)),
     "windows of no height": (("-o", "out", "-ph", "0"), ("-ph", "0: expected a whole number above 0")),
     "classes": (("-o", "out", "-d", "mars"), ("-d", "'mars'")),
     "indices and colours": (("-o", "out", "--rgb", "--index"), ("--rgb and --index",)),

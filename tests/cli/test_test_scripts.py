@@ -168,6 +168,66 @@ def test_parts_that_disagree_are_shown_both(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def single_pixels(tmp_path: Path, config: CheckpointOf) -> Path:
+    """A config of dubai whose network is a function of single pixels."""
+    spec, path = DATASETS["dubai"].SPEC, config(DATASETS["dubai"].SPEC)
+    text = path.read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("net = "))
+    text = text.replace(line, f"from torch import nn\nnet = nn.Conv2d(3, {spec.num_classes}, 1)")
+    (line,) = (line for line in text.splitlines() if line.startswith("weights_path = "))
+    path.write_text(text.replace(line, f'weights_path = "{tmp_path.as_posix()}"'))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = torch.nn.Conv2d(3, spec.num_classes, 1).state_dict()
+    torch.save({"state_dict": {f"net.{name}": tensor for name, tensor in state.items()}}, tmp_path / "dubai.ckpt")
+    return path
+
+
+@pytest.mark.parametrize("views", ["none", "d4"])
+@pytest.mark.parametrize("words", [("--window", 24), ("test_window=32", "test_overlap=0.0"), ("--window", 32, "-b", 3)])
+def test_windows_change_nothing_for_a_network_of_single_pixels(
+    views: str, words: tuple[object, ...], data: Path, single_pixels: Path, tmp_path: Path
+) -> None:
+    for out, more in {"whole": (), "windows": words}.items():
+        assert run("dubai", "-c", single_pixels, "-o", tmp_path / out, "-t", views, "--report", *more) == 0
+    assert tree(tmp_path / "whole") == tree(tmp_path / "windows")
+    whole, windows = (json.loads((tmp_path / out / "metrics.json").read_text()) for out in ("whole", "windows"))
+    assert whole.pop("run")["windows"] is None
+    assert windows.pop("run")["windows"]["width"] in (24, 32)
+    assert whole == windows
+
+
+def test_the_option_replaces_the_setting_and_a_large_window_is_the_whole_image(
+    data: Path, config: CheckpointOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-c", config(DATASETS["dubai"].SPEC), "-o"]
+    for out, more in {
+        "whole": (), "large": ("--window", 512), "option": ("--window", 32), "setting": ("test_window=32",),
+        "both": ("test_window=16", "test_overlap=0.5", "--window", 32, "--overlap", 0.25),
+    }.items():  # fmt: skip
+        assert run("dubai", *words, tmp_path / out, *more) == 0
+    made = {out: tree(tmp_path / out) for out in ("whole", "large", "option", "setting", "both")}
+    assert made["whole"] == made["large"] != made["option"] == made["setting"] == made["both"]
+    assert run("dubai", *words, tmp_path / "option", "--resume") == 2
+    assert "windows" in capsys.readouterr().err
+    assert run("dubai", *words, tmp_path / "option", "test_window=32", "--resume") == 0
+    for wrong in ("test_window=0", "test_window=half", "test_overlap=0.95"):
+        assert run("dubai", *words, tmp_path / "wrong", wrong) == 2
+        assert wrong.partition("=")[0] in capsys.readouterr().err
+    assert run("dubai", *words, tmp_path / "wrong", "--overlap", 0.5) == 2
+    assert "--window" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_square_windows_of_frames(data: Path, checkpoint: CheckpointOf, tmp_path: Path) -> None:
+    words = ["-i", data / "uavid" / "uavid_val", "-w", checkpoint(uavid.SPEC)]
+    assert run("uavid", *words, "-o", tmp_path / "a", "--window", 64, "-t", "lr") == 0
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert record["windows"] == {"height": 64, "width": 64, "overlap": 0.25, "padded": False}
+    assert (tmp_path / "a" / "metrics.json").exists()
+
+
 def test_a_checkpoint_of_reference_names(data: Path, config: CheckpointOf, tmp_path: Path) -> None:
     """The shipped shapes (ConvNeXt-T, six classes, three stages) with made-up values, as Lightning would save them."""
     shapes = json.loads((ROOT / "tests" / "parity" / "state_convnext_tiny.json").read_text())

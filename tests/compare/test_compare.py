@@ -119,6 +119,17 @@ def test_one_variant_one_seed(configs: list[str], run_folder: Path, capfd: pytes
     assert str(Path("out/tiny/seed42")) in capfd.readouterr().err
 
 
+@pytest.mark.slow
+def test_windows_of_the_test_images(configs: list[str], run_folder: Path) -> None:
+    arguments = ["-c", "tiny.py", "--seeds", "1", "-o", "out", "--grid", "test_window=None,32,1000"]
+    assert run_main(compare.main, arguments) == 0
+    whole, small, large = (
+        results(run_folder / "out")[f"tiny_test_window={side}/seed42"] for side in ("None", "32", "1000")
+    )
+    assert whole == large != small
+    assert "segmented in windows of 32 or 1000 px" in (run_folder / "out" / "comparison.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -61,6 +61,24 @@ def test_a_network_of_single_pixels_gives_the_whole_frame(height: int, width: in
     torch.testing.assert_close(found, single_pixels(image[None])[0], atol=1e-5, rtol=1e-5)
 
 
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([0.0, 0.25, 0.6]))
+@settings(deadline=None, max_examples=25)
+def test_without_padding_windows_are_parts_of_the_frame(height: int, width: int, overlap: float) -> None:
+    image, seen = frame(height, width), []
+
+    def model(images: Tensor) -> Tensor:
+        seen.extend(images)
+        return single_pixels(images)
+
+    found = segment_windows(model, image, Windows(32, 48, overlap), padded=False)
+    torch.testing.assert_close(found, single_pixels(image[None])[0], atol=1e-5, rtol=1e-5)
+    assert {window.shape for window in seen} == {(3, min(height, 32), min(width, 48))}
+    if len(seen) == 1:
+        assert torch.equal(seen[0], image)
+    cuts = image.unfold(1, seen[0].shape[1], 1).unfold(2, seen[0].shape[2], 1).flatten(1, 2).transpose(0, 1)
+    assert all((cuts == window).flatten(1).all(dim=1).any() for window in seen)
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("size", [(20, 30), (32, 48), (100, 130), (1, 1)])
 def test_constant_logits_have_no_seams(overlap: float, size: tuple[int, int]) -> None:
