@@ -101,7 +101,7 @@ class MapFiles:
             shutil.rmtree(self._part, ignore_errors=True)
         self.finished = int(found.get("finished", 0))
         pixels = self._raster.height * self._raster.width
-        needed = pixels * sum(self._bands.values()) * _SHARE
+        needed = pixels * sum(self._bands.values()) * _SHARE + sum(h * w for h, w in self._shapes[1:])
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             used = sum(file.stat().st_blocks * 512 for file in self._part.glob("*.raw"))

@@ -139,22 +139,19 @@ class Segmentation:
                 writer.put(result)
                 progress(len(result.classes))
 
-            shares = _Softmax()
             with Writer(_Assembly(self, rows, columns, finished, done).add, waiting=_WAITING) as assembly:
                 for windows in self._batches(inputs):
-                    self._segment(windows, turned, shares, assembly)
+                    self._segment(windows, turned, assembly)
 
-    def _segment(
-        self, windows: list[Window], turned: bool, shares: "_Softmax", assembly: Writer[tuple[Window, Tensor | None]]
-    ) -> None:
-        """Run the model on windows that have data, and hand all of them on; their inputs and logits end here."""
+    def _segment(self, windows: list[Window], turned: bool, assembly: Writer[tuple[Window, Tensor | None]]) -> None:
+        """Run the model on windows that have data, and hand all of them on; their inputs end here."""
         cuts = [self.normalise(window.pixels) for window in windows if window.pixels is not None]
-        maps = iter(self._logits(torch.stack(cuts), turned) if cuts else ())
+        maps = iter(self._logits(cuts, turned) if cuts else ())
         for window in windows:
-            values = shares(None if window.pixels is None else next(maps))
-            assembly.put((window._replace(pixels=None), values))
+            assembly.put((window._replace(pixels=None), None if window.pixels is None else next(maps)))
 
-    def _logits(self, images: Tensor, turned: bool) -> Tensor:
+    def _logits(self, cuts: list[Tensor], turned: bool) -> Tensor:
+        images = torch.stack(cuts) if len(cuts) > 1 else cuts[0][None]  # a window alone is not copied
         return self.model(images.mT.contiguous()).mT.contiguous() if turned else self.model(images)
 
     def _batches(self, inputs: Iterator[Window]) -> Iterator[list[Window]]:
@@ -167,26 +164,6 @@ class Segmentation:
                     yield group
                     group = []
             yield group
-
-
-class _Softmax:
-    """Probabilities in tensors that are used in turn: one is filled, some wait, one is being blended.
-
-    Large tensors that one thread allocates and another one frees would leave holes in the heap.
-    """
-
-    def __init__(self) -> None:
-        self._tensors: deque[Tensor] = deque()
-
-    @torch.inference_mode()
-    def __call__(self, logits: Tensor | None) -> Tensor | None:
-        """Probabilities (K, h, w); zeros of a window that has no logits, None before the first."""
-        if logits is not None and not self._tensors:
-            self._tensors.extend(torch.empty_like(logits) for _ in range(_WAITING + 2))
-        if not self._tensors:
-            return None
-        self._tensors.rotate()
-        return self._tensors[0].zero_() if logits is None else torch.softmax(logits, 0, out=self._tensors[0])
 
 
 class _Assembly:
@@ -206,6 +183,7 @@ class _Assembly:
         self._settings, self._rows, self._columns = settings, rows, columns
         self._finished, self._done = finished, done
         self._blend = Blend(rows, columns)
+        self._shares: Tensor | None = None  # probabilities of a window, (K, h, w)
         self._open: Rows | None = None
 
     @torch.inference_mode()
@@ -213,10 +191,14 @@ class _Assembly:
         """Blend a window with those before it.
 
         Args:
-            item: the window, and its probabilities (K, h, w), which are overwritten.
+            item: the window, and its logits (K, h, w); None of one without data.
         """
-        (row, column, _, valid), shares = item
-        part = self._blend.add(row, column, shares)
+        (row, column, _, valid), logits = item
+        if logits is not None:
+            self._shares = torch.softmax(logits, 0, out=self._shares)
+        elif self._shares is not None:
+            self._shares.zero_()
+        part = self._blend.add(row, column, self._shares)
         top = self._rows.starts[row]
         if top < self._finished:
             return
