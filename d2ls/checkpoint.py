@@ -6,6 +6,7 @@ No code in a weight file is run.
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -95,15 +96,12 @@ class Checkpoint:
     epochs: int | None = None
     batches: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
-    _digest: list[str] = field(default_factory=list, repr=False)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the file's bytes, 64 hexadecimal digits."""
-        if not self._digest:
-            with self.path.open("rb") as file:
-                self._digest.append(hashlib.file_digest(file, "sha256").hexdigest())
-        return self._digest[0]
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def build(self) -> nn.Module:
         """The network of this checkpoint, with its weights, in evaluation.
@@ -129,11 +127,7 @@ class Checkpoint:
 
 def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
     """Description of a network for its checkpoint, of plain values, under the key KEY."""
-    return {
-        "format": 1,
-        "model": getattr(net, "arguments", None),
-        "dataset": None if spec is None else spec.to_dict(),
-    }
+    return {"format": 1, "model": getattr(net, "arguments", None), "dataset": spec and spec.to_dict()}
 
 
 def position_of(content: Any) -> dict[str, Any]:
@@ -162,24 +156,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: no such file, or not readable as weights; the hub cannot be reached.
         ConfigError: the hub is asked for and huggingface_hub is not installed.
     """
-    path = hub.download(path) if hub.is_on_hub(path) else Path(path)
+    path = hub.download(path) if str(path).startswith(hub.PREFIX) else Path(path)
     if path.is_dir():
         return _read_folder(path)
     content = load_file(path)
     tensors = state_dict_of(content, str(path))
     # Lightning puts the network's tensors under "net."; what stands beside them is the loss's.
     weights = {name.removeprefix("net."): t for name, t in tensors.items() if name.startswith("net.")} or tensors
-    carried = _description(content, path)
-    position = position_of(content)
+    carried, position = _description(content, path), position_of(content)
     return Checkpoint(
-        path,
-        weights,
-        arguments=carried.get("model"),
-        spec=carried.get("dataset"),
+        path, weights, arguments=carried.get("model"), spec=carried.get("dataset"),
         is_reference=not carried and any(name.startswith(("decoder.", "linear_c.")) for name in weights),
-        epochs=position.get("epochs"),
-        batches=position.get("batches", 0),
-    )
+        epochs=position.get("epochs"), batches=position.get("batches", 0),
+    )  # fmt: skip
 
 
 def _read_folder(folder: Path) -> Checkpoint:
@@ -243,10 +232,10 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
             "Use the config of the run that wrote it."
         )
     for name, tensor in ours.items():
-        if tensor.shape != checkpoint.weights[name].shape:
+        if (shape := checkpoint.weights[name].shape) != tensor.shape:
             raise CheckpointError(
-                f"{checkpoint.path}: tensor {name} has shape {tuple(checkpoint.weights[name].shape)}, the network "
-                f"of the config needs {tuple(tensor.shape)}. Use the config of the run that wrote it."
+                f"{checkpoint.path}: tensor {name} has shape {tuple(shape)}, the network of the config needs "
+                f"{tuple(tensor.shape)}. Use the config of the run that wrote it."
             )
     net.load_state_dict(checkpoint.weights)
     return []
@@ -267,9 +256,7 @@ def load_fitting_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
     shapes = [{name: tuple(tensor.shape) for name, tensor in side.items()} for side in (theirs, ours)]
     fitting = {name: tensor for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
     if not fitting:
-        raise CheckpointError(
-            f"{checkpoint.path}: none of its {len(theirs)} tensors fits the network by name and shape."
-        )
+        raise CheckpointError(f"{checkpoint.path}: none of its {len(theirs)} tensors fits the network.")
     net.load_state_dict(fitting, strict=False)
     rest = [name for name in {**ours, **theirs} if name not in fitting]
     return [f"{name}: {' in the checkpoint, '.join(str(side.get(name, 'absent')) for side in shapes)} in the network"
@@ -294,10 +281,8 @@ def _load_reference(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
     stages = {int(name.split(".")[3]) for name in checkpoint.weights if name.startswith("decoder.interactor.layers.")}
     built = (getattr(net, "arguments", None) or {}).get("stages")
     if stages and getattr(net, "interaction", None) is not None and max(stages) + 1 != built:
-        raise CheckpointError(
-            f"{checkpoint.path} (reference names) has {max(stages) + 1} interaction stages, "
-            f"the config has stages={built}."
-        )
+        found = f"{checkpoint.path} (reference names) has {max(stages) + 1} interaction stages"
+        raise CheckpointError(f"{found}, the config has stages={built}.")
     try:
         return load_reference_weights(net, checkpoint.weights)
     except CheckpointError as error:

@@ -34,8 +34,6 @@ _OBJECTS: dict[str, tuple[type, ...]] = {
     "lr_scheduler": (LRScheduler, types.NoneType),
 }
 """Types of the objects that a config builds."""
-
-
 _MISTAKEN = {"logger": "loggers", "callback": "callbacks", "epochs": "max_epoch", "batch_size": "train_batch_size",
              "learning_rate": "lr", "scheduler": "lr_scheduler"}  # fmt: skip
 """Names of other tools, and the settings that stand for them."""
@@ -53,14 +51,9 @@ class Settings:
     """
 
     def __init__(
-        self,
-        path: Path,
-        overrides: Mapping[str, Any],
-        source: str,
-        names: Mapping[str, Any],
-        unused: Sequence[str] = (),
+        self, path: Path, overrides: dict[str, Any], source: str, names: Mapping[str, Any], unused: Sequence[str] = ()
     ) -> None:
-        self.path, self.overrides, self.source, self.unused = path, dict(overrides), source, tuple(unused)
+        self.path, self.overrides, self.source, self.unused = path, overrides, source, tuple(unused)
         self._names = {name: setting.default for name, setting in SETTINGS.items() if not setting.required}
         self._names |= names
 
@@ -154,9 +147,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> ast.Module:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{path} is not Python: {error or type(error).__name__}") from error
+    tree.body = [part for node in tree.body for part in _split(node)]
     for node in tree.body:
         node.origin = str(path)  # type: ignore[attr-defined]
-    tree.body = _split_assignments(tree)
     if not any(_target(node) == "base" for node in tree.body):
         return tree
     base = _literals(tree).get("base")
@@ -195,33 +188,20 @@ def _first_statement(tree: ast.Module) -> int:
     return next((at for at, node in enumerate(tree.body) if not isinstance(node, leading)), len(tree.body))
 
 
-def _split_assignments(tree: ast.Module) -> list[ast.stmt]:
-    """The statements of a file with `a = b = 1` and `a, b = 1, 2` as one assignment a name."""
-    result: list[ast.stmt] = []
-    for node in tree.body:
-        single = _singles(node) if isinstance(node, ast.Assign) else None
-        result += [node] if single is None else single
-    return result
-
-
-def _singles(node: ast.Assign) -> list[ast.stmt] | None:
+def _split(node: ast.stmt) -> list[ast.stmt]:
+    """`a = b = 1` and `a, b = 1, 2` as one assignment a name; other statements as they are."""
+    # `a = b = f()` means one object: only literals may be written twice.
+    if not isinstance(node, ast.Assign) or (len(node.targets) > 1 and not _is_literal(node.value)):
+        return [node]
     pairs: list[tuple[ast.expr, ast.expr]] = []
     for target in node.targets:
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
             pairs += zip(target.elts, node.value.elts, strict=False)
         else:
             pairs.append((target, node.value))
-    if len(pairs) == 1 or not all(isinstance(t, ast.Name) for t, _ in pairs):
-        return None
-    # `a = b = f()` means one object: only literals may be written twice.
-    if len(node.targets) > 1 and not _is_literal(node.value):
-        return None
-    singles: list[ast.stmt] = []
-    for target, value in pairs:
-        single = ast.copy_location(ast.Assign([target], value), node)
-        single.origin = getattr(node, "origin", None)  # type: ignore[attr-defined]
-        singles.append(single)
-    return singles
+    if len(pairs) == 1 or not all(isinstance(target, ast.Name) for target, _ in pairs):
+        return [node]
+    return [ast.copy_location(ast.Assign([target], value), node) for target, value in pairs]
 
 
 def _target(node: ast.stmt) -> str | None:
@@ -241,10 +221,9 @@ def _override(tree: ast.Module, overrides: Mapping[str, Any]) -> ast.Module:
     for node in tree.body:
         if (name := _target(node)) in values and isinstance(node, ast.Assign | ast.AnnAssign):
             node.value = ast.copy_location(values[name], node)
-    new = set(values) - {_target(node) for node in tree.body}
-    start = _first_statement(tree)
-    added: list[ast.stmt] = [ast.Assign([ast.Name(name, ast.Store())], values[name]) for name in values if name in new]
-    return ast.Module(tree.body[:start] + added + tree.body[start:], tree.type_ignores)
+    known, start = {_target(node) for node in tree.body}, _first_statement(tree)
+    added = [ast.Assign([ast.Name(name, ast.Store())], value) for name, value in values.items() if name not in known]
+    return ast.Module([*tree.body[:start], *added, *tree.body[start:]], tree.type_ignores)
 
 
 def _literals(tree: ast.Module) -> dict[str, Any]:
@@ -273,11 +252,9 @@ def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any])
     valid = sorted(settings | set(literals) - {"base"})
     for name, value in overrides.items():
         if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ConfigError(
-                f"{name}: no such setting in {path}.{hint} Settings that can be given: {', '.join(valid)}."
-            )
+            hint = "".join(f" Did you mean {close}?" for close in difflib.get_close_matches(name, valid, n=1))
+            listed = ", ".join(valid)
+            raise ConfigError(f"{name}: no such setting in {path}.{hint} Settings that can be given: {listed}.")
         check_type(name, value, "given from outside", like=literals.get(name))
         if not _is_literal(ast.parse(repr(value), mode="eval").body):
             raise ConfigError(f"{name}={value!r} (given from outside): expected a plain, finite value.")

@@ -1,10 +1,7 @@
 """Rank and number of a run's processes, and collectives over their tensors."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, distributed
-from torch.autograd.function import once_differentiable
 
 
 def rank() -> int:
@@ -40,22 +37,13 @@ def average(values: Tensor) -> Tensor:
     return values / number
 
 
-class Gather(torch.autograd.Function):
+def joined(part: Tensor) -> Tensor:
     """Batches (B, ...) of W processes, of one shape and type, in the order of their ranks: (W * B, ...).
 
-    For losses that every process computes alike from the result. What these W losses add up to as gradient at this
-    process's batch is then W times the gradient of its own loss there, and nothing needs to be sent backwards. Averaged
-    over the processes, as DDP and FSDP do with gradients, that is the gradient of the one joint loss.
+    For losses that every process computes alike from the result. The gradient at this process's batch is W times that
+    of its own loss, which is what all W losses add up to there: nothing needs to be sent backwards. Averaged over the
+    processes, as DDP and FSDP do with gradients, that is the gradient of the joint loss. It waits for all processes.
     """
-
-    @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
-        """Gather; it waits for all processes."""
-        ctx.rank, ctx.number = rank(), world_size()
-        return all_gather(part).flatten(0, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """W times the gradient of this process's batch."""
-        return gradients[0].chunk(ctx.number)[ctx.rank] * ctx.number
+    parts = list(all_gather(part))
+    parts[rank()] = part.detach() + world_size() * (part - part.detach())
+    return torch.cat(parts)

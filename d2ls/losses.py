@@ -6,36 +6,23 @@ of the logits' size is kept for the backward pass but the logits themselves.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2ls.distributed import Gather, all_gather, world_size
+from d2ls.distributed import all_gather, joined, world_size
 from d2ls.errors import ConfigError, DataError, require
+
+if TYPE_CHECKING:
+    from d2ls.models import D2LSOutput
 
 LABEL_SMOOTHING = 0.05
 DICE_SMOOTHING = 0.05
 CONTRASTIVE_EPSILON = 1e-6
 EXTRA_LOSSES = MappingProxyType({"focal": ("FocalLoss", {"reduction": "sum"}), "lovasz": ("LovaszLoss", {})})
 """Terms of segmentation_models.pytorch by name: their class and options."""
-
-
-class TrainingOutput(Protocol):
-    """Output of a network in training."""
-
-    @property
-    def logits(self) -> Tensor:
-        """Main logits, (B, K, H, W)."""
-
-    @property
-    def static_logits(self) -> Tensor | None:
-        """Logits of the static dictionary, (B, K, H, W), for the auxiliary term."""
-
-    @property
-    def dictionary(self) -> Tensor | None:
-        """The dynamic dictionary before interaction, (B, N, C), for the contrastive term."""
 
 
 class D2LSLoss(nn.Module):
@@ -78,8 +65,7 @@ class D2LSLoss(nn.Module):
             if not 0 <= weight < float("inf"):
                 raise ConfigError(f"{name}={weight}: a loss weight is a finite number of at least 0 (0 = off).")
         self.ignore_index = ignore_index
-        self.auxiliary_weight = auxiliary_weight
-        self.contrastive_weight = contrastive_weight
+        self.auxiliary_weight, self.contrastive_weight = auxiliary_weight, contrastive_weight
         self.extra_losses = {name: weight for name, weight in extra_losses.items() if weight}
         self.extra = nn.ModuleDict({name: _extra_loss(name, ignore_index) for name in self.extra_losses})
         self._sizes_compared = False
@@ -100,12 +86,12 @@ class D2LSLoss(nn.Module):
             )
         self.class_weights = weights
 
-    def forward(self, output: TrainingOutput | Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def forward(self, output: "D2LSOutput | Tensor", mask: Tensor) -> dict[str, Tensor]:
         """The loss terms of one batch.
 
         Args:
-            output: what the network gave in training, or main logits alone, (B, K, H, W). Half-precision logits are
-                evaluated in float32.
+            output: what the network gave in training, a `D2LSOutput` or anything with its attributes, or main logits
+                alone, (B, K, H, W). Half-precision logits are evaluated in float32.
             mask: class of each pixel, any integer type, (B, H, W): 0..K-1 or `ignore_index`.
 
         Returns:
@@ -147,9 +133,9 @@ class D2LSLoss(nn.Module):
         if self.class_weights is None:
             return None
         if len(self.class_weights) != logits.shape[1]:
+            found, classes = len(self.class_weights), logits.shape[1]
             raise ConfigError(
-                f"class_weights has {len(self.class_weights)} numbers, the logits {logits.shape[1]} classes: expected "
-                "one weight for each class."
+                f"class_weights has {found} numbers, the logits {classes} classes: expected one for each."
             )
         if self.class_weights.device != logits.device:  # of a loss that was never moved: once
             self.class_weights = self.class_weights.to(logits.device)
@@ -170,15 +156,7 @@ class D2LSLoss(nn.Module):
                     f"The batches of the {len(found)} processes have {found} images; expected one size. "
                     "Let the training loader drop the last, smaller batch, as d2ls.data.loaders.training_loader does."
                 )
-        joint: Tensor = Gather.apply(_at_least_float32(dictionary))
-        return joint, labels.any()
-
-    def extra_repr(self) -> str:
-        """The settings, for printing."""
-        return (
-            f"ignore_index={self.ignore_index}, auxiliary_weight={self.auxiliary_weight}, "
-            f"contrastive_weight={self.contrastive_weight}, extra_losses={self.extra_losses}"
-        )
+        return joined(_at_least_float32(dictionary)), labels.any()
 
 
 def _extra_loss(name: str, ignore_index: int) -> nn.Module:
@@ -277,25 +255,19 @@ def contrastive_loss(dictionary: Tensor) -> Tensor:
             f"contrastive_loss: the dictionary has the shape {tuple(dictionary.shape)}; expected (B, N, C) with at "
             "least 2 entries to compare. Set contrastive_weight=0 to train without this term."
         )
-    entries = dictionary.shape[1]
     dictionary = _at_least_float32(dictionary)
     means = dictionary.mean(dim=0)
     intra = (dictionary - means).square().sum(dim=-1).mean()
     # Squared distances over all pairs sum to N times the squared distances to the centre.
     centred = means - means.mean(dim=0)
-    inter = centred.square().sum() * 2 / (entries - 1)
+    inter = centred.square().sum() * 2 / (len(means) - 1)
     return intra / (inter + CONTRASTIVE_EPSILON)
 
 
-def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool | None = None) -> None:
-    """Refuse a mask that does not fit the logits.
+def check_mask(logits: Tensor, mask: Tensor, ignore_index: int) -> None:
+    """Refuse a mask (B, H, W) that does not fit the logits (B, K, H, W).
 
-    Args:
-        logits: (B, K, H, W), floating point.
-        mask: integer labels, (B, H, W).
-        ignore_index: label of the pixels to ignore, which must not be a class.
-        values: also look at every label; None: on a CPU alone, as on an accelerator the host waits for the answer, and
-            labels are looked at where they are read.
+    Labels are looked at on a CPU alone: on an accelerator the host would wait, and they are looked at as they are read.
 
     Raises:
         DataError: wrong type or shape, or a label outside 0..K-1 other than `ignore_index`.
@@ -314,7 +286,7 @@ def check_mask(logits: Tensor, mask: Tensor, ignore_index: int, *, values: bool 
             f"ignore_index={ignore_index} is one of the {classes} classes of the logits (0..{classes - 1}). "
             "Choose a label outside them, and check that num_classes fits the data set."
         )
-    if not (mask.device.type == "cpu" and not torch.compiler.is_compiling() if values is None else values):
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
         return
     wrong = (mask != ignore_index) & ((mask < 0) | (mask >= classes))
     if wrong.any():
@@ -330,7 +302,7 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _parts(output: TrainingOutput | Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _parts(output: "D2LSOutput | Tensor") -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Main logits, static logits and dictionary, the latter two where there are any."""
     if isinstance(output, Tensor):
         return output, None, None

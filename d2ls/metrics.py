@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from d2ls.errors import ConfigError, DataError
 
+MEANS: tuple[Literal["mIoU", "F1", "OA"], ...] = ("mIoU", "F1", "OA")
+"""Mean scores of a run."""
+PER_CLASS = ("IoU", "F1", "precision", "recall")
+"""Scores of a class."""
 _PREDICTIONS = "the prediction holds values that are no classes"
 
 
@@ -76,10 +80,8 @@ def score_counts(confusion: Tensor, scored: Sequence[int]) -> dict[str, Tensor]:
 class SegmentationMetrics(MulticlassConfusionMatrix):
     """Counts pixels by true and predicted class, exactly, and scores the counts.
 
-    A class occurs if any labelled pixel has it as truth or as prediction. Where it occurs, a score of 0/0 is 0 (a
-    class that is present but never predicted has precision and F1 0); a class that does not occur is left out of the
-    means. Pixels whose truth is `ignore_index` count nowhere. Being a torchmetrics metric, it follows its
-    module to a device, and several processes add up their counts when they compute.
+    `score_counts` says how. Pixels whose truth is `ignore_index` count nowhere. Being a torchmetrics metric, it follows
+    its module to a device, and several processes add up their counts when they compute.
 
     Args:
         num_classes: number of classes K, at least 2.
@@ -118,10 +120,8 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
             raise DataError(f"The mask is of type {mask.dtype}; expected an integer type that holds class indices.")
         predicted = self._classes_of(prediction, mask)
         mask = mask.to(predicted.device)
-        in_bytes = (
-            mask.dtype == predicted.dtype == torch.uint8 and mask.device.type == "cpu" and self.num_classes <= 256
-        )
-        counts = self._count_bytes(mask, predicted) if in_bytes else self._count(mask, predicted)
+        in_bytes = mask.dtype == predicted.dtype == torch.uint8 and mask.device.type == "cpu"
+        counts = (self._count_bytes if in_bytes and self.num_classes <= 256 else self._count)(mask, predicted)
         self.confmat += counts.to(self.confmat.device)
 
     def _count(self, mask: Tensor, predicted: Tensor) -> Tensor:
@@ -151,19 +151,11 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
         """Score everything counted since the last reset, in all processes together."""
         confusion = self.confmat.cpu()
         found = score_counts(confusion, self.scored)
+        per_class = {name: found[name] for name in PER_CLASS} | {"pixels": confusion.sum(dim=1)}
         return {
-            "mIoU": found["mIoU"].item(),
-            "F1": found["mean F1"].item(),
-            "OA": found["OA"].item(),
-            "per_class": {
-                "IoU": found["IoU"],
-                "F1": found["F1"],
-                "precision": found["precision"],
-                "recall": found["recall"],
-                "pixels": confusion.sum(dim=1),
-            },
-            "confusion": confusion.clone(),
-        }
+            "mIoU": found["mIoU"].item(), "F1": found["mean F1"].item(), "OA": found["OA"].item(),
+            "per_class": cast(ClassScores, per_class), "confusion": confusion.clone(),
+        }  # fmt: skip
 
     def _classes_of(self, prediction: Tensor, mask: Tensor) -> Tensor:
         """The predicted class of each pixel, in the mask's shape."""
@@ -192,10 +184,8 @@ class SegmentationMetrics(MulticlassConfusionMatrix):
         """Refuse values that are no classes; `pixels` holds how often each occurs where they are given only once."""
         wrong = values[(values < 0) | (values >= self.num_classes)]
         if len(wrong):
-            found, number = (
-                sorted(set(wrong.tolist())),
-                len(wrong) if pixels is None else int(pixels[wrong.numpy()].sum()),
-            )
+            found = sorted(set(wrong.tolist()))
+            number = len(wrong) if pixels is None else int(pixels[wrong.numpy()].sum())
             raise DataError(
                 f"Cannot score: {what}: {found[:10]} in {number} pixels; expected 0..{self.num_classes - 1}. "
                 "Check num_classes and ignore_index against the masks."

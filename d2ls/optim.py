@@ -139,24 +139,25 @@ def _annealed(schedule: CosineAnnealingLR, epochs: int) -> list[float]:
     return [float(rate) for rate in twin.get_last_lr()]
 
 
-def _groups(net: nn.Module, backbone_settings: dict[str, float]) -> list[dict[str, Any]]:
-    """Trainable parameters in one group, or in two where the backbone has settings of its own."""
+def _groups(net: nn.Module, own: dict[str, float]) -> list[dict[str, Any]]:
+    """Trainable parameters in one group, or in two where the backbone has settings of its `own`."""
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not trainable:
         raise ConfigError(f"{type(net).__name__} has no trainable parameter: nothing to optimise.")
-    if not backbone_settings:
+    if not own:
         return [{"params": trainable, "name": "network"}]
-    for name, value in backbone_settings.items():
+    for name, value in own.items():
         _check(name, value, above=0 if name == "backbone_lr" else None)
-    backbone = _backbone_parameters(net, backbone_settings)
-    inside = {id(parameter) for parameter in backbone}
-    rest = [parameter for parameter in trainable if id(parameter) not in inside]
-    options = {name.removeprefix("backbone_"): value for name, value in backbone_settings.items()}
-    groups: list[dict[str, Any]] = [
-        {"params": rest, "name": "decoder"},
-        {"params": backbone, "name": "backbone", **options},
-    ]
-    return [group for group in groups if group["params"]]
+    given, backbone = ", ".join(f"{name}={value}" for name, value in own.items()), getattr(net, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"{given}: {type(net).__name__} has no module `backbone` that this could apply to.")
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    ours, rest = ([p for p in trainable if (id(p) in inside) == wanted] for wanted in (True, False))
+    if not ours:
+        raise ConfigError(f"{given}: every parameter of the backbone is frozen. Unfreeze it or leave this setting out.")
+    options = {name.removeprefix("backbone_"): value for name, value in own.items()}
+    decoder: list[dict[str, Any]] = [{"params": rest, "name": "decoder"}] if rest else []
+    return [*decoder, {"params": ours, "name": "backbone", **options}]
 
 
 def _by_layer(net: nn.Module, groups: list[dict[str, Any]], decay: float, lr: float) -> list[dict[str, Any]]:
@@ -177,25 +178,10 @@ def _by_layer(net: nn.Module, groups: list[dict[str, Any]], decay: float, lr: fl
         for parameter in group["params"]:
             parts.setdefault(layer_of.get(id(parameter)), []).append(parameter)
         for layer, parameters in parts.items():
-            own = (
-                {} if layer is None else {"lr": lr * decay ** (last - layer), "name": f"{group['name']}, layer {layer}"}
-            )
-            result.append({**group, "params": parameters, **own})
+            result.append({**group, "params": parameters})
+            if layer is not None:
+                result[-1] |= {"lr": lr * decay ** (last - layer), "name": f"{group['name']}, layer {layer}"}
     return result
-
-
-def _backbone_parameters(net: nn.Module, given: dict[str, float]) -> list[nn.Parameter]:
-    """The trainable parameters of `net.backbone`, which the settings `given` are for."""
-    settings = ", ".join(f"{name}={value}" for name, value in given.items())
-    backbone = getattr(net, "backbone", None)
-    if not isinstance(backbone, nn.Module):
-        raise ConfigError(f"{settings}: {type(net).__name__} has no module `backbone` that this could apply to.")
-    parameters = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ConfigError(
-            f"{settings}: every parameter of the backbone is frozen. Unfreeze it or leave this setting out."
-        )
-    return parameters
 
 
 def _check(name: str, value: float, above: float | None = None) -> None:

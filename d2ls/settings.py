@@ -1,6 +1,7 @@
 """Settings of a config: names (GeoSeg's where it has them), types, defaults, contradictions; imports no torch."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from d2ls.errors import ConfigError
@@ -36,46 +37,34 @@ class Setting:
 
 
 _NONE = type(None)
+_for_config = partial(Setting, config_only=True)
 
 SETTINGS: dict[str, Setting] = {
     "max_epoch": Setting((int,), None, "epochs", required=True),
-    "train_batch_size": Setting((int,), 1, "training samples of a step, on each process", config_only=True),
+    "train_batch_size": _for_config((int,), 1, "training samples of a step, on each process"),
     "val_batch_size": Setting((int,), 1, "validation images of a batch, on each process"),
-    "lr": Setting(
-        (float,),
-        None,
-        "learning rate of the decoder, and of the backbone unless backbone_lr says otherwise",
-        config_only=True,
-    ),
-    "weight_decay": Setting((float,), 0.01, "AdamW's weight decay", config_only=True),
-    "backbone_lr": Setting((float, _NONE), None, "learning rate of the backbone", config_only=True),
-    "backbone_weight_decay": Setting((float, _NONE), None, "weight decay of the backbone", config_only=True),
+    "lr": _for_config((float,), None, "learning rate of the decoder, and of the backbone without backbone_lr"),
+    "weight_decay": _for_config((float,), 0.01, "AdamW's weight decay"),
+    "backbone_lr": _for_config((float, _NONE), None, "learning rate of the backbone"),
+    "backbone_weight_decay": _for_config((float, _NONE), None, "weight decay of the backbone"),
     "ignore_index": Setting((int,), None, "label of pixels that count in no loss and no score", required=True),
     "num_classes": Setting((int,), None, "number of classes", required=True),
     "classes": Setting((tuple, list), None, "class names", required=True),
     "weights_name": Setting((str,), "d2ls", "name of the best checkpoint's file, without .ckpt"),
     "weights_path": Setting((str,), None, "folder of checkpoints", required=True),
     "test_weights_name": Setting((str,), "last", "checkpoint that the test scripts take, without .ckpt"),
-    "test_window": Setting(
-        (int, _NONE), None, "side in pixels of the windows in which test images are segmented; None: whole"
-    ),
+    "test_window": Setting((int, _NONE), None, "side in pixels of the windows of test images; None: whole images"),
     "test_overlap": Setting((float,), 0.25, "share of a test window that its neighbour covers too, 0 to 0.9"),
     "log_name": Setting((str,), None, "log folder below lightning_logs", required=True),
     "monitor": Setting((str,), "val_mIoU", f"score that decides which checkpoint is best: {', '.join(MONITORS)}"),
     "monitor_mode": Setting((str,), "max", "max or min"),
     "save_top_k": Setting((int,), 1, "how many best checkpoints to keep; -1 all"),
     "save_last": Setting((bool,), True, "keep the last checkpoint too"),
-    "save_every_n_steps": Setting(
-        (int,), 0, "steps from one save of the last checkpoint to the next inside an epoch; 0: at its end only"
-    ),
+    "save_every_n_steps": Setting((int,), 0, "steps between saves of the last checkpoint; 0: at epochs' ends only"),
     "check_val_every_n_epoch": Setting((int,), 1, "epochs from one validation to the next"),
     "pretrained_ckpt_path": Setting((str, _NONE), None, "checkpoint whose weights training starts from"),
-    "pretrained_partial": Setting(
-        (bool,), False, "load of pretrained_ckpt_path the tensors that fit, and list the rest"
-    ),
-    "resume_ckpt_path": Setting(
-        (str, _NONE), None, 'checkpoint of a run to continue; "last" is this run\'s own last one'
-    ),
+    "pretrained_partial": Setting((bool,), False, "load the tensors of pretrained_ckpt_path that fit; list the rest"),
+    "resume_ckpt_path": Setting((str, _NONE), None, 'checkpoint of a run to continue; "last": its own last one'),
     "auto_resume": Setting((bool,), False, "go on from this run's own last checkpoint if there is one"),
     "gpus": Setting((int, str, list, tuple), "auto", "number of devices, a list of them, or auto"),
     "num_nodes": Setting((int,), 1, "number of machines"),
@@ -87,50 +76,25 @@ SETTINGS: dict[str, Setting] = {
     "seed": Setting((int,), 42, "decides initial weights, order of samples and augmentation"),
     "accumulate_grad_batches": Setting((int,), 1, "batches whose gradients make one step"),
     "gradient_clip_val": Setting((float, _NONE), None, "largest norm of the gradient"),
-    "max_skipped_batches": Setting(
-        (int,), 0, "batches of an epoch that may be left out for a loss that is not finite; one more is an error"
-    ),
+    "max_skipped_batches": Setting((int,), 0, "batches of an epoch that may be left out for a loss that is not finite"),
     "allow_missing_classes": Setting((bool,), False, "train although no training mask holds some class"),
-    "class_weights": Setting(
-        (str, tuple, list, _NONE), None, "balanced: weights of the loss from the pixels of each class, counted once"
-    ),
-    "sampler": Setting(
-        (str, _NONE), None, "rare_classes: draw images more often that hold much of a class with few pixels"
-    ),
-    "extra_losses": Setting(
-        (dict,), {}, 'factors of further loss terms, {"focal": 1.0, "lovasz": 0.5}', config_only=True
-    ),
-    "use_aux_loss": Setting((bool,), True, "train on the static dictionary's logits too", config_only=True),
-    "backbone": Setting((str,), None, "timm model name", config_only=True),
-    "pretrained": Setting(
-        (bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file", config_only=True
-    ),
-    "stages": Setting((int,), 3, "interaction stages", config_only=True),
-    "protocol": Setting(
-        (str,), "strict", "strict (never select on test or training data) or published", config_only=True
-    ),
-    "num_workers": Setting(
-        (int, str),
-        2,
-        "processes that read samples, for each training process; auto: by the CPU cores",
-        config_only=True,
-    ),
+    "class_weights": Setting((str, tuple, list, _NONE), None, "weights of the loss; balanced: by the classes' pixels"),
+    "sampler": Setting((str, _NONE), None, "rare_classes: images with much of a class of few pixels come more often"),
+    "extra_losses": _for_config((dict,), {}, 'factors of further loss terms, {"focal": 1.0, "lovasz": 0.5}'),
+    "use_aux_loss": _for_config((bool,), True, "train on the static dictionary's logits too"),
+    "backbone": _for_config((str,), None, "timm model name"),
+    "pretrained": _for_config((bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file"),
+    "stages": _for_config((int,), 3, "interaction stages"),
+    "protocol": _for_config((str,), "strict", "strict (never select on test or training data) or published"),
+    "num_workers": _for_config((int, str), 2, "processes that read samples, for each device; auto: by the CPU cores"),
     "pin_memory": Setting((bool, str), "auto", "page-locked memory for batches; auto: where a GPU takes them"),
-    "persistent_workers": Setting((bool,), True, "keep the reading processes from epoch to epoch", config_only=True),
+    "persistent_workers": _for_config((bool,), True, "keep the reading processes from epoch to epoch"),
     "prefetch_factor": Setting((int, _NONE), None, "batches that each reading process has ready; None: PyTorch's 2"),
-    "float32_matmul_precision": Setting(
-        (str,), "highest", "highest; high multiplies in TF32 on GPUs that have it: faster, less exact; or medium"
-    ),
+    "float32_matmul_precision": Setting((str,), "highest", "highest; high: TF32 on GPUs, faster, less exact; medium"),
     "channels_last": Setting((bool,), False, "keep images and maps in NHWC memory order: faster for convolutions"),
-    "compile": Setting(
-        (bool,), False, "torch.compile the network: slow first steps; on a CPU the others are slower too"
-    ),
-    "checkpoint_backbone": Setting(
-        (bool,), False, "compute the backbone's maps again in the backward pass instead of keeping them: less memory"
-    ),
-    "memory_efficient": Setting(
-        (bool, str), "auto", "decoder in row chunks, with less memory: True, False or auto (on a CPU alone)"
-    ),
+    "compile": Setting((bool,), False, "torch.compile the network: slow first steps; slower on a CPU"),
+    "checkpoint_backbone": Setting((bool,), False, "recompute the backbone's maps in the backward pass: less memory"),
+    "memory_efficient": Setting((bool, str), "auto", "decoder in row chunks, in less memory: True, False, auto (CPU)"),
     "tensorboard": Setting((bool,), False, "write a TensorBoard log beside the CSV one"),
     "loggers": Setting((tuple, list), (), "logs beside the CSV one: tensorboard, wandb, mlflow, or Lightning objects"),
     "callbacks": Setting((tuple, list), (), "early_stopping, or Lightning objects"),
@@ -179,63 +143,56 @@ def check_contradictions(settings: Any) -> None:
     Raises:
         ConfigError: quotes the setting as the user wrote it.
     """
+
+    def refuse(wrong: bool, name: str, reason: str) -> None:
+        if wrong:
+            raise ConfigError(f"{settings.path}: {name}={getattr(settings, name)!r}: {reason}.")
+
     for name in ("max_epoch", "train_batch_size", "val_batch_size", "check_val_every_n_epoch", "num_nodes",
                  "accumulate_grad_batches", "num_classes", "prefetch_factor", "test_window"):  # fmt: skip
         value = getattr(settings, name)
-        _refuse(value is not None and value < 1, settings, name, "expected at least 1")
+        refuse(value is not None and value < 1, name, "expected at least 1")
     for name in ("num_workers", "seed", "save_every_n_steps", "max_skipped_batches"):
         value = getattr(settings, name)
-        _refuse(isinstance(value, int) and value < 0, settings, name, "expected at least 0")
+        refuse(isinstance(value, int) and value < 0, name, "expected at least 0")
     for name, choices in _CHOICES.items():
         value = getattr(settings, name)
-        _refuse(
-            isinstance(value, str) and value not in choices, settings, name, f"expected one of {', '.join(choices)}"
-        )
-    _refuse(settings.seed >= 2**32, settings, "seed", "expected less than 2**32")
-    _refuse(settings.save_top_k < -1, settings, "save_top_k", "expected a number, or -1 for all")
-    _refuse(settings.weights_name == "last", settings, "weights_name", "this is the name of the last checkpoint")
-    _refuse(settings.deterministic not in (True, False, "warn"), settings, "deterministic", "True, False or 'warn'")
-    _refuse(not 0 <= settings.test_overlap <= 0.9, settings, "test_overlap", "expected a share from 0 to 0.9")
+        refuse(isinstance(value, str) and value not in choices, name, f"expected one of {', '.join(choices)}")
+    refuse(settings.seed >= 2**32, "seed", "expected less than 2**32")
+    refuse(settings.save_top_k < -1, "save_top_k", "expected a number, or -1 for all")
+    refuse(settings.weights_name == "last", "weights_name", "this is the name of the last checkpoint")
+    refuse(settings.deterministic not in (True, False, "warn"), "deterministic", "True, False or 'warn'")
+    refuse(not 0 <= settings.test_overlap <= 0.9, "test_overlap", "expected a share from 0 to 0.9")
     better = "smaller" if settings.monitor.endswith("loss") else "larger"
     wrong_mode = (settings.monitor_mode == "min") != (better == "smaller")
-    _refuse(wrong_mode, settings, "monitor_mode", f"monitor={settings.monitor!r} is better when it is {better}")
+    refuse(wrong_mode, "monitor_mode", f"monitor={settings.monitor!r} is better when it is {better}")
     classes = len(settings.classes)
-    _refuse(classes != settings.num_classes, settings, "num_classes", f"classes names {classes}: {settings.classes}")
-    _refuse(settings.ignore_index in range(classes), settings, "ignore_index", f"it is one of the {classes} classes")
+    refuse(classes != settings.num_classes, "num_classes", f"classes names {classes}: {settings.classes}")
+    refuse(settings.ignore_index in range(classes), "ignore_index", f"it is one of the {classes} classes")
     for owner, name in (("net", "num_classes"), ("loss", "ignore_index")):
         theirs = getattr(getattr(settings, owner), name, None)
-        ours = getattr(settings, name)
-        _refuse(theirs not in (None, ours), settings, name, f"{owner} was built with {name}={theirs}")
+        refuse(theirs not in (None, getattr(settings, name)), name, f"{owner} was built with {name}={theirs}")
     for split in ("train", "val", "test"):
         spec = getattr(getattr(settings, f"{split}_dataset"), "spec", None)
         if spec is not None:
             found = (spec.num_classes, spec.ignore_index)
-            _refuse(
-                found != (settings.num_classes, settings.ignore_index), settings, "num_classes",
+            refuse(
+                found != (settings.num_classes, settings.ignore_index), "num_classes",
                 f"{split}_dataset ({spec.name}) has {found[0]} classes and ignore_index={found[1]}; the config says "
                 f"ignore_index={settings.ignore_index}",
             )  # fmt: skip
     for name in ("save_every_n_steps", "auto_resume"):
         needs_last = bool(getattr(settings, name)) and not settings.save_last
-        _refuse(needs_last, settings, name, "it needs the last checkpoint: set save_last=True")
-    _check_schedule(settings)
-    clip = settings.gradient_clip_val
-    _refuse(clip is not None and clip <= 0, settings, "gradient_clip_val", "expected a norm above 0, or None")
-
-
-def _check_schedule(settings: Any) -> None:
-    """Refuse a schedule that would move by another count, or follow the monitor in the wrong direction."""
+        refuse(needs_last, name, "it needs the last checkpoint: set save_last=True")
+    # A schedule may move by another count, or follow the monitor in the wrong direction.
     mode, steps = (getattr(settings.lr_scheduler, name, None) for name in ("mode", "total_steps"))
     wrong_mode = mode in ("min", "max") and mode != settings.monitor_mode
-    _refuse(wrong_mode, settings, "monitor_mode", f"lr_scheduler follows {settings.monitor} with mode={mode!r}")
+    refuse(wrong_mode, "monitor_mode", f"lr_scheduler follows {settings.monitor} with mode={mode!r}")
     by_epoch = steps is not None and settings.lr_scheduler_interval == "epoch" and steps != settings.max_epoch
-    _refuse(
-        by_epoch, settings, "lr_scheduler_interval",
+    refuse(
+        by_epoch, "lr_scheduler_interval",
         f"lr_scheduler ends after total_steps={steps}, and it moves max_epoch={settings.max_epoch} times. Set "
         "lr_scheduler_interval='step' for a schedule that counts steps",
     )  # fmt: skip
-
-
-def _refuse(wrong: bool, settings: Any, name: str, reason: str) -> None:
-    if wrong:
-        raise ConfigError(f"{settings.path}: {name}={getattr(settings, name)!r}: {reason}.")
+    clip = settings.gradient_clip_val
+    refuse(clip is not None and clip <= 0, "gradient_clip_val", "expected a norm above 0, or None")

@@ -32,17 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(found: BandStatistics, bands: Sequence[str]) -> str:
     """Lines for a DatasetSpec, with the percentiles of each band as comments."""
-    low, high = min(found.low), max(found.high)
+    ranges = zip(bands, found.low, found.high, strict=True)
     return "\n".join(
         [
             f"# {found.images} images, {found.pixels:,} pixels with data; 2nd and 98th percentile of each band:",
-            *(
-                f"#   {name}: {low:.6g} to {high:.6g}"
-                for name, low, high in zip(bands, found.low, found.high, strict=True)
-            ),
+            *(f"#   {name}: {least:.6g} to {most:.6g}" for name, least, most in ranges),
             f"bands={tuple(bands)!r},",
             f"mean=({', '.join(f'{value:.6g}' for value in found.mean)},),",
             f"std=({', '.join(f'{value:.6g}' for value in found.std)},),",
-            f"value_range=({low:.6g}, {high:.6g}),",
+            f"value_range=({min(found.low):.6g}, {max(found.high):.6g}),",
         ]
     )

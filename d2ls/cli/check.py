@@ -28,9 +28,7 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code, 1 where a problem is found."""
-    parser = cli.parser(
-        "Read every file of a data set and report what is wrong; exit code 1 where something is.", EXAMPLES
-    )
+    parser = cli.parser("Read every file of a data set; exit code 1 where something is wrong.", EXAMPLES)
     parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"one of {', '.join(sets.names())}")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="with -c: settings that replace its own")
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="check the data of a config instead")
@@ -45,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_dataset(options: argparse.Namespace) -> int:
-    """Check the official folders of a data set."""
     if options.settings:
         raise ConfigError(f"{options.settings[0]}: settings need a config (-c) whose values they replace.")
     facts, root, begin = sets.find(options.dataset), options.root or data_root(), time.perf_counter()
@@ -65,7 +62,6 @@ def _check_dataset(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    """Check the data sets of a config."""
     words = [*([options.dataset] if options.dataset else []), *options.settings]
     if options.root or options.picture:
         raise ConfigError("--root and --picture need the name of a data set; with -c, D2LS_DATA names the root.")

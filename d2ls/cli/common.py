@@ -20,15 +20,9 @@ Main = Callable[[Sequence[str] | None], int]
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """A parser with the options that all scripts have.
-
-    Args:
-        description: what the script does, shown by --help.
-        epilog: examples, shown below the options as they are typed.
-    """
-    result = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """A parser with the options that all scripts have; its epilog, of examples, is shown as it is typed."""
+    layout = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(description=description, epilog=epilog, formatter_class=layout)
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return result
 
@@ -36,9 +30,8 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
 def add_network_options(result: argparse.ArgumentParser) -> None:
     """Add the options of whatever runs a trained network: views, device, precision."""
     add = result.add_argument
-    add(
-        "-t", "--tta", choices=("none", "lr", "d4"), default="none", help="views: none (default), lr (flips), d4 (more)"
-    )
+    views = "views: none (default), lr (flips), d4 (more)"
+    add("-t", "--tta", choices=("none", "lr", "d4"), default="none", help=views)
     add("--tta-batch", type=positive_or_auto, metavar="N", help="views of one size at once (default auto: what fits)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
     add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
@@ -57,22 +50,14 @@ def positive_or_auto(word: str) -> int | None:
 
 
 def positive(word: str) -> int:
-    """A whole number above 0, for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """A whole number above 0, for argparse."""
     if not word.isascii() or not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word}: expected a whole number above 0")
     return int(word)
 
 
 def shard(word: str) -> tuple[int, int]:
-    """A share of the work, `I/N` with I from 1 to N, for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: anything else.
-    """
+    """A share of the work, `I/N` with I from 1 to N, for argparse."""
     index, slash, number = word.partition("/")
     if not slash or not positive(index) <= positive(number):
         raise argparse.ArgumentTypeError(f"{word}: expected I/N, such as 2/8, with I from 1 to N")

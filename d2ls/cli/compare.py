@@ -43,13 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from d2ls.compare.variants import parse_grid, plan  # noqa: PLC0415
     from d2ls.config import parse_overrides  # noqa: PLC0415
 
-    variants = plan(
-        options.config, parse_overrides(options.settings), parse_grid(options.grid), ablation=options.ablation
-    )
+    overrides, grid = parse_overrides(options.settings), parse_grid(options.grid)
+    variants = plan(options.config, overrides, grid, ablation=options.ablation)
     jobs = [(variant, options.first_seed + number) for number in range(options.seeds) for variant in variants]
     share, shares = options.shard
-    failed = _run_all(options, [job for place, job in enumerate(jobs) if place % shares == share - 1])
-    if failed:
+    if failed := _run_all(options, jobs[share - 1 :: shares]):
         print(f"error: {failed} of the runs failed. Run again to go on.", file=sys.stderr)
         return EXIT_BAD_INPUT
     return _conclude(options, variants, jobs)
@@ -58,31 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     result = parser("Train and test several configs with several seeds, and compare their scores.", EXAMPLES)
     add = result.add_argument
-    add(
-        "-c",
-        "--config",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a config; the first is what the others are compared with",
-    )
-    add(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("comparisons/default"),
-        metavar="DIR",
-        help="folder of the runs and the table (default comparisons/default)",
-    )
+    add("-c", "--config", type=Path, action="append", default=[], metavar="FILE", help="configs, the baseline first")
+    add("-o", "--output", type=Path, default="comparisons/default", metavar="DIR", help="folder (default %(default)s)")
     add("--seeds", type=positive, default=3, metavar="N", help="runs of each variant (default 3)")
     add("--first-seed", type=int, default=42, metavar="S", help="seeds are S, S + 1, ... (default 42)")
     add("--grid", nargs="+", default=[], metavar="name=a,b", help="every combination of these values is a variant")
-    add(
-        "--ablation",
-        action="store_true",
-        help="the rows of the paper's ablation table: no dictionary, static, dynamic, both, contrastive",
-    )
+    add("--ablation", action="store_true", help="the rows of the paper's ablation table, from no dictionary to all")
     add("--shard", type=shard, default=(1, 1), metavar="i/n", help="make only every n-th run, beginning with the i-th")
     add("--parallel", type=positive, default=1, metavar="N", help="runs at the same time, one on each GPU (default 1)")
     add("--run", type=Path, help="(for this program itself) make the run that a folder describes")
@@ -91,7 +70,7 @@ def _parser() -> ArgumentParser:
 
 
 def _folder(options: Namespace, variant: Any, seed: int) -> Path:
-    return Path(options.output) / variant.folder / f"seed{seed}"
+    return options.output / variant.folder / f"seed{seed}"
 
 
 def _run_all(options: Namespace, jobs: list[Any]) -> int:
@@ -166,27 +145,18 @@ def _conclude(options: Namespace, variants: list[Any], jobs: list[Any]) -> int:
     from d2ls.compare.run import read_result  # noqa: PLC0415
 
     results: dict[str, list[dict[str, Any]]] = {variant.name: [] for variant in variants}
-    missing = 0
     for variant, seed in jobs:
-        result = read_result(_folder(options, variant, seed))
-        missing += result is None
-        if result is not None:
+        if (result := read_result(_folder(options, variant, seed))) is not None:
             results[variant.name].append(result)
-    if missing:
-        print(
-            f"{missing} of {len(jobs)} runs are still missing (other shards): the table is written when all are there."
-        )
+    if missing := len(jobs) - sum(map(len, results.values())):
+        print(f"{missing} of {len(jobs)} runs are missing (other shards): the table is written when all are there.")
         return 0
-    rows = tables.rows_of(results)
-    first = results[variants[0].name][0]
-    notes = tables.notes_on(results)
+    rows, notes, first = tables.rows_of(results), tables.notes_on(results), results[variants[0].name][0]
     paths = tables.write(options.output, rows, first["classes"], notes)
-    console = Console()
     title = f"{first['dataset']}: {len(first['images'])} test images, seeds: {options.seeds}, per cent"
-    console.print(tables.terminal(rows, first["classes"], title))
-    for note in notes:
-        console.print(note, highlight=False, soft_wrap=True)
-    console.print(f"written: {', '.join(map(str, paths))}", highlight=False, soft_wrap=True)
+    Console().print(tables.terminal(rows, first["classes"], title))
+    for line in (*notes, f"written: {', '.join(map(str, paths))}"):
+        print(line)
     return 0
 
 

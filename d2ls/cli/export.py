@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; returns the exit code."""
     options = _parse(argv)
-    from d2ls.checkpoint import load_weights, read_checkpoint  # noqa: PLC0415  (after the arguments are parsed)
+    from d2ls.checkpoint import FOLDER_WEIGHTS, load_weights, read_checkpoint  # noqa: PLC0415  (after the arguments are parsed)
     from d2ls.config import load_config  # noqa: PLC0415
     from d2ls.export.facts import ModelFacts, read_scores  # noqa: PLC0415
     from d2ls.export.folder import push_to_hub, write_folder  # noqa: PLC0415
+    from d2ls.export.stac import stac_item, write_stac  # noqa: PLC0415
 
     checkpoint = read_checkpoint(options.checkpoint)
     scores = None if options.scores is None else read_scores(options.scores, checkpoint)
@@ -31,9 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_config(options.config)
         net = settings.net
         load_weights(net, checkpoint)
-        facts = ModelFacts(
-            arguments=net.arguments, spec=settings.val_dataset.spec, **{k: v for k, v in given.items() if v is not None}
-        )
+        given = {name: value for name, value in given.items() if value is not None}
+        facts = ModelFacts(arguments=net.arguments, spec=settings.val_dataset.spec, **given)
     if facts.backbone_note:
         print(f"note: {facts.backbone_note}")
     if options.output is not None:
@@ -41,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{options.output}: model folder, {_size(options.output)}; test and predict with -w {options.output}")
     _write_graphs(net, facts, options)
     if options.stac is not None:
-        _write_stac(net, facts, options)
+        parameters = sum(parameter.numel() for parameter in net.parameters())
+        weights = None if options.output is None else options.output / FOLDER_WEIGHTS
+        named = {"onnx": options.onnx, "pt2": options.pt2, "weights": weights}
+        files = {key: path for key, path in named.items() if path is not None}
+        write_stac(stac_item(facts, files, parameters, name=options.stac.stem), options.stac)
+        print(f"{options.stac}: STAC item of {', '.join(map(str, files.values()))}")
     if options.push is not None:
         print(push_to_hub(options.output, options.push, private=options.private))
     return 0
@@ -71,19 +76,6 @@ def _write_graphs(net: "nn.Module", facts: "ModelFacts", options: argparse.Names
         print(f"{options.qgis}: ONNX for QGIS (Deepness) and GeoDeep, {tile} px tiles, {_size(options.qgis)}")
         if facts.resolution is None:
             print("note: without --resolution these programs take a pixel size of their own.")
-
-
-def _write_stac(net: "nn.Module", facts: "ModelFacts", options: argparse.Namespace) -> None:
-    """Write the STAC item of the forms that this call wrote."""
-    from d2ls.checkpoint import FOLDER_WEIGHTS  # noqa: PLC0415  (after the arguments are parsed)
-    from d2ls.export.stac import stac_item, write_stac  # noqa: PLC0415
-
-    weights = None if options.output is None else options.output / FOLDER_WEIGHTS
-    files = {"onnx": options.onnx, "pt2": options.pt2, "weights": weights}
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    present = {key: path for key, path in files.items() if path is not None}
-    write_stac(stac_item(facts, present, parameters, name=options.stac.stem), options.stac)
-    print(f"{options.stac}: STAC item of {', '.join(str(path) for path in present.values())}")
 
 
 def _size(path: Path) -> str:

@@ -34,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("format", choices=("coco", "labelme", "geojson"), help="what the labels are")
     add("labels", type=Path, help="the file, or the folder of labelme's files")
     add("--images", type=Path, metavar="DIR", help="folder of the images (default: that of the labels)")
-    add(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder that gets images, masks and classes.csv"
-    )
+    add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder of images, masks and classes.csv")
     add("--split", choices=SPLITS, help="put them into images/SPLIT and masks/SPLIT")
     add("--column", metavar="NAME", help="geojson: the column that holds the class names")
     add("--background", default="background", metavar="NAME", help='class outside all shapes, or "ignore"')

@@ -17,50 +17,38 @@ from d2ls.preparation.steps import convert_all, split_all, summarise
 
 def add_common(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
     """Add the options of every tool: number of processes and, where it reads colour labels, use of unknown colours."""
-    parser.add_argument(
-        "--workers", type=cli.positive, default=default_workers(), help="processes (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("--workers", type=cli.positive, default=default_workers(), help="processes (default: %(default)s)")
     if labels:
-        parser.add_argument(
-            "--unknown", choices=("error", "ignore"), default="error",
-            help="colours of no class: an error (default), or read as ignore",
-        )  # fmt: skip
+        meaning = "colours of no class: an error (default), or read as ignore"
+        add("--unknown", choices=("error", "ignore"), default="error", help=meaning)
 
 
 def isprs_parser(description: str, *, rgb_image: bool) -> argparse.ArgumentParser:
     """The command line of the split tools of Vaihingen and Potsdam."""
     parser = cli.parser(description)
+    add = parser.add_argument
     for name, meaning in (
         ("--img-dir", "original images"), ("--mask-dir", "original colour labels"),
         ("--output-img-dir", "image patches, .tif"), ("--output-mask-dir", "mask patches, .png"),
     ):  # fmt: skip
-        parser.add_argument(name, type=Path, required=True, metavar="D", help=f"folder: {meaning}")
-    parser.add_argument(
-        "--mode", choices=("train", "val"), required=True,
-        help="train: also flipped variants (Vaihingen: and crops around cars); val: the tile as it is",
-    )  # fmt: skip
-    parser.add_argument("--split-size", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)")
-    parser.add_argument("--stride", type=cli.positive, default=512, help="px from patch to patch (%(default)s)")
-    parser.add_argument("--eroded", action="store_true", help="take the labels whose names end in _noBoundary")
-    parser.add_argument("--gt", action="store_true", help="write colour masks, and the whole ones under origin/")
-    parser.add_argument("--val-scale", type=float, default=1.0, help="resize tiles by this factor first (mode val)")
+        add(name, type=Path, required=True, metavar="D", help=f"folder: {meaning}")
+    modes = "train: also flipped variants (Vaihingen: and crops around cars); val: the tile as it is"
+    add("--mode", choices=("train", "val"), required=True, help=modes)
+    add("--split-size", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)")
+    add("--stride", type=cli.positive, default=512, help="px from patch to patch (%(default)s)")
+    add("--eroded", action="store_true", help="take the labels whose names end in _noBoundary")
+    add("--gt", action="store_true", help="write colour masks, and the whole ones under origin/")
+    add("--val-scale", type=float, default=1.0, help="resize tiles by this factor first (mode val)")
     if rgb_image:
-        parser.add_argument("--rgb-image", action="store_true", help="take the _RGB images, not the _IRRG ones")
-    parser.add_argument(
-        "--legend", choices=("official", "reference"), default="official", help="colours of the masks of --gt"
-    )
+        add("--rgb-image", action="store_true", help="take the _RGB images, not the _IRRG ones")
+    add("--legend", choices=("official", "reference"), default="official", help="colours of the masks of --gt")
     add_common(parser)
     return parser
 
 
 def split_isprs(options: argparse.Namespace, tiling: Callable[..., Tiling], naming: isprs.Naming) -> int:
-    """Run a split tool of Vaihingen or Potsdam.
-
-    Args:
-        options: from `isprs_parser`.
-        tiling: of the data set.
-        naming: of the originals.
-    """
+    """Run a split tool of Vaihingen or Potsdam with the options of `isprs_parser`."""
     training = options.mode == "train"
     if training and options.val_scale != 1:
         raise ConfigError(f"--val-scale is {options.val_scale}: it belongs to --mode val; leave it out in mode train.")
@@ -82,19 +70,14 @@ def split_isprs(options: argparse.Namespace, tiling: Callable[..., Tiling], nami
 def uavid_parser(description: str) -> argparse.ArgumentParser:
     """The command line of the split tool of UAVid."""
     parser = cli.parser(description)
-    parser.add_argument("--input-dir", type=Path, required=True, metavar="D", help="folder of seqN/{Images,Labels}")
-    parser.add_argument("--output-img-dir", type=Path, required=True, metavar="D", help="folder: image patches, .png")
-    parser.add_argument("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: mask patches, .png")
-    parser.add_argument(
-        "--mode", choices=("train", "val"), required=True, help="frames are cut the same way in both modes"
-    )
+    add = parser.add_argument
+    add("--input-dir", type=Path, required=True, metavar="D", help="folder of seqN/{Images,Labels}")
+    add("--output-img-dir", type=Path, required=True, metavar="D", help="folder: image patches, .png")
+    add("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: mask patches, .png")
+    add("--mode", choices=("train", "val"), required=True, help="frames are cut the same way in both modes")
     for side in ("h", "w"):
-        parser.add_argument(
-            f"--split-size-{side}", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)"
-        )
-        parser.add_argument(
-            f"--stride-{side}", type=cli.positive, default=1024, help="px to the next patch (%(default)s)"
-        )
+        add(f"--split-size-{side}", type=cli.positive, default=1024, help="side of a patch in px (%(default)s)")
+        add(f"--stride-{side}", type=cli.positive, default=1024, help="px to the next patch (%(default)s)")
     add_common(parser)
     return parser
 

@@ -24,17 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line and train."""
     listed = "\n".join(f"  {name:24} {setting.help}" for name, setting in SETTINGS.items() if setting.simple)
     command = parser("Train a network as a config file says.", EXAMPLES + listed)
-    command.add_argument(
-        "-c", "--config", required=True, metavar="FILE", help="config file, such as config/potsdam/d2ls.py"
-    )
-    command.add_argument(
-        "settings", nargs="*", metavar="name=value", help="settings in the place of those in the config"
-    )
-    command.add_argument(
-        "--check",
-        action="store_true",
-        help="train, validate, save, reload and test on one small image, and say what was verified; leaves nothing",
-    )
+    add = command.add_argument
+    add("-c", "--config", required=True, metavar="FILE", help="config file, such as config/potsdam/d2ls.py")
+    add("settings", nargs="*", metavar="name=value", help="settings in the place of those in the config")
+    add("--check", action="store_true", help="try everything on one small image and say what was verified")
     options = command.parse_intermixed_args(arguments)
     from rich.console import Console  # noqa: PLC0415  (--help need not wait for torch)
 

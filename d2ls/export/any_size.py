@@ -21,8 +21,8 @@ def any_size(network: nn.Module) -> Iterator[None]:
     """
     replaced: list[tuple[nn.Module, str]] = []
     for module in network.modules():
-        if (method := _METHODS.get(type(module))) is not None:
-            name, function = method
+        if type(module) in _METHODS:
+            name, function = _METHODS[type(module)]
             setattr(module, name, MethodType(function, module))
             replaced.append((module, name))
     try:

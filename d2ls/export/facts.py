@@ -13,11 +13,9 @@ import torch
 from d2ls.checkpoint import ARCHITECTURE, Checkpoint
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
+from d2ls.metrics import MEANS
 from d2ls.models.pretrained import licence_note
 from d2ls.version import __version__
-
-MEANS = ("mIoU", "F1", "OA")
-"""Mean scores in a test run's `metrics.json`, shares of 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ class ModelFacts:
                 f"{checkpoint.path} does not say how its network was built and on which classes (it was not written by "
                 "a d2ls training run). Name the config that describes both with -c."
             )
-        known = {"architecture", "num_classes", "model_args", "pretrained_cfg", "dataset", "ground_resolution"}
+        known = cls(arguments={}, spec=checkpoint.spec).to_config()
         carried = checkpoint.facts
         cfg = carried.get("pretrained_cfg") or {}
         facts: dict[str, Any] = {
@@ -94,7 +92,7 @@ class ModelFacts:
             "resolution": carried.get("ground_resolution"),
             "licence": cfg.get("license"),
             "scores": carried.get("scores"),
-            "further": {name: v for name, v in carried.items() if name not in known | {"scores", "versions"}},
+            "further": {name: value for name, value in carried.items() if name not in known},
         }
         if size := cfg.get("input_size"):
             facts["window"] = int(size[-1])
@@ -119,7 +117,5 @@ def read_scores(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
             f"{path}: these are scores of the checkpoint {str(run.get('checkpoint_sha256'))[:12]}..., "
             f"{checkpoint.path} has {checkpoint.sha256[:12]}.... Test this checkpoint first, or export the other."
         )
-    record = {
-        name: run[name] for name in ("command", "dataset", "views", "windows", "checkpoint_sha256") if name in run
-    }
-    return summary | {"run": record}
+    told = ("command", "dataset", "views", "windows", "checkpoint_sha256")
+    return summary | {"run": {name: run[name] for name in told if name in run}}

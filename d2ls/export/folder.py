@@ -16,13 +16,9 @@ from d2ls.models.weight_files import summary
 
 
 def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool = False) -> None:
-    """Write a model folder that `d2ls.checkpoint.read_checkpoint` reads like a checkpoint.
+    """Write a model folder that `d2ls.checkpoint.read_checkpoint` reads like a checkpoint; `half`: weights in float16.
 
-    Args:
-        net: the network.
-        facts: its facts.
-        folder: is made; files of an earlier export there are replaced, others stay.
-        half: store the weights in float16.
+    Files of an earlier export in the folder are replaced, others stay.
 
     Raises:
         ConfigError: `folder` is a file, or float16 cannot hold a weight.
@@ -38,15 +34,7 @@ def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool 
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload a model folder to the Hugging Face hub.
-
-    Args:
-        folder: from `write_folder`.
-        repository: "owner/name"; made if it does not exist.
-        private: make a private one.
-
-    Returns:
-        The address of the upload.
+    """Upload a model folder to the repository "owner/name" of the Hugging Face hub, which is made; gives its address.
 
     Raises:
         ConfigError: no model folder, or no huggingface_hub.

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -15,8 +14,10 @@ from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 from d2ls.export.any_size import any_size
 from d2ls.export.facts import ModelFacts
+from d2ls.models.weight_files import summary
 
 INPUT, OUTPUT = "image", "probabilities"
+DIMENSIONS = ("batch", None, "height", "width")  # of both, where their size is free
 FACTS = "d2ls.json"  # in a .pt2 file
 _EXAMPLE = (1122, 1437)  # no multiple of any stride, and several windows of every kind in the deepest map
 _MOST = 65536  # images of a batch, pixels of a side
@@ -53,12 +54,7 @@ class Deployed(nn.Module):
 
 
 def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> ExportedProgram:
-    """Trace the network with dynamic batch, height and width.
-
-    Args:
-        net: the network.
-        spec: bands, type and normalisation of its images.
-        half: compute in float16.
+    """Trace the network with dynamic batch, height and width; `half`: it computes in float16.
 
     Returns:
         A program of images (B, C, H, W) of the spec's type to probabilities (B, K, H, W), float32.
@@ -67,32 +63,30 @@ def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> 
         ConfigError: the backbone cannot be traced for every size.
     """
     example = torch.zeros(2, len(spec.bands), *_EXAMPLE, dtype=getattr(torch, spec.dtype))
-    dimensions = {
-        0: Dim("batch", min=1, max=_MOST),
-        2: Dim("height", min=1, max=_MOST),
-        3: Dim("width", min=1, max=_MOST),
-    }
+    dimensions = {at: Dim(name, min=1, max=_MOST) for at, name in enumerate(DIMENSIONS) if name}
     deployed = Deployed(net, spec, half=half).eval()
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(any_size(deployed))
-        # Maps of one pixel are as good as others: sizes are not told apart by whether they are 1.
-        stack.enter_context(symbolic_shapes.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
-        try:
+    # Maps of one pixel are as good as others: sizes are not told apart by whether they are 1.
+    sizes_alike = symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    try:
+        with torch.no_grad(), any_size(deployed), sizes_alike:
             program = torch.export.export(
-                deployed,
-                (example,),
-                dynamic_shapes={INPUT: dimensions},
+                deployed, (example,), dynamic_shapes={INPUT: dimensions},
                 prefer_deferred_runtime_asserts_over_guards=True,
-            )
-        except Exception as error:  # torch.export fails in many ways
-            backbone = getattr(net, "arguments", {}).get("backbone")
-            raise ConfigError(
-                f"backbone={backbone!r} cannot be exported for every image size ({type(error).__name__}: "
-                f"{next(iter(str(error).splitlines()), '')}). Known to work: ConvNeXt, ResNet, EfficientNet, Swin, "
-                "ViT. A file of one tile (--qgis) needs no other size."
-            ) from error
-    return _without_assertions(program)
+            )  # fmt: skip
+    except Exception as error:  # torch.export fails in many ways
+        backbone = getattr(net, "arguments", {}).get("backbone")
+        raise ConfigError(
+            f"backbone={backbone!r} cannot be exported for every image size ({summary(error)}). Known to work: "
+            "ConvNeXt, ResNet, EfficientNet, Swin, ViT. A file of one tile (--qgis) needs no other size."
+        ) from error
+    # The checks that tracing added for other sizes than the example's go; the graph is the same for all.
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def write_program(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
@@ -106,14 +100,3 @@ def write_program(program: ExportedProgram, facts: ModelFacts, path: Path) -> No
         raise ConfigError(f"{path}: expected a name that ends in .pt2.")
     write_bytes(path, b"")  # says what is wrong with the folder before torch does
     torch.export.save(program, path, extra_files={FACTS: json.dumps(facts.to_config())})
-
-
-def _without_assertions(program: ExportedProgram) -> ExportedProgram:
-    """Drop the checks that tracing added for sizes other than the example's; the graph is the same for all."""
-    graph = program.graph_module.graph
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten._assert_scalar.default:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    program.graph_module.recompile()
-    return program

@@ -16,31 +16,23 @@ from torch.onnx import ONNXProgram
 from d2ls.data.io import write_bytes
 from d2ls.errors import ConfigError
 from d2ls.export.facts import ModelFacts
-from d2ls.export.graph import INPUT, OUTPUT, Deployed
+from d2ls.export.graph import DIMENSIONS, INPUT, OUTPUT, Deployed
 from d2ls.export.onnx_model import METADATA
 
-DIMENSIONS = ("batch", None, "height", "width")
 TILE_OVERLAP = 25  # per cent
 
 
 def write_onnx(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
     """Write an ONNX file of images (B, C, H, W) of any size to probabilities (B, K, H, W).
 
-    Args:
-        program: from `d2ls.export.graph.export_program`.
-        facts: stored as JSON in the file's metadata.
-        path: the file, `*.onnx`.
+    The program comes from `d2ls.export.graph.export_program`; the facts are stored as JSON in the file's metadata.
 
     Raises:
         ConfigError: another ending, or no onnx package.
         DataError: it cannot be written.
     """
     check_onnx(path)
-    with _quiet():
-        exported = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
-        )
-    model = cast(ONNXProgram, exported).model_proto
+    model = _exported(program)
     for value in (*model.graph.input, *model.graph.output):
         for dimension, name in zip(value.type.tensor_type.shape.dim, DIMENSIONS, strict=True):
             if name is not None:
@@ -49,15 +41,9 @@ def write_onnx(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
 
 
 def write_tile_onnx(net: nn.Module, facts: ModelFacts, path: Path, *, tile: int) -> None:
-    """Write an ONNX file for QGIS with the Deepness plugin and for GeoDeep: one square tile at a time.
+    """Write an ONNX file for QGIS with the Deepness plugin and for GeoDeep: one tile of `tile` pixels a side at a time.
 
     Both divide 8-bit values by 255 and read the model's metadata, each value of which is JSON.
-
-    Args:
-        net: the network.
-        facts: of a model of 8-bit images.
-        path: the file, `*.onnx`.
-        tile: side of the tile in pixels.
 
     Raises:
         ConfigError: another ending, no onnx package, or images of another type.
@@ -69,13 +55,9 @@ def write_tile_onnx(net: nn.Module, facts: ModelFacts, path: Path, *, tile: int)
             f"data set {facts.spec.name!r} has {facts.spec.dtype} images; Deepness and GeoDeep scale other types than "
             "uint8 in different ways. Use the file of --onnx."
         )
-    deployed = Deployed(net, facts.spec, unit=255.0).eval()
-    with _quiet(), torch.no_grad():
-        exported = torch.onnx.export(
-            deployed, (torch.rand(1, len(facts.spec.bands), tile, tile),),
-            dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False,
-        )  # fmt: skip
-    _write(cast(ONNXProgram, exported).model_proto, {METADATA: facts.to_config(), **tile_metadata(facts, tile)}, path)
+    example = torch.rand(1, len(facts.spec.bands), tile, tile)
+    model = _exported(Deployed(net, facts.spec, unit=255.0).eval(), example)
+    _write(model, {METADATA: facts.to_config(), **tile_metadata(facts, tile)}, path)
 
 
 def tile_metadata(facts: ModelFacts, tile: int) -> dict[str, Any]:
@@ -96,11 +78,7 @@ def tile_metadata(facts: ModelFacts, tile: int) -> dict[str, Any]:
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write a variant whose matrices are int8; activations are quantised as they come (dynamic quantisation).
-
-    Args:
-        source: a float32 file of `write_onnx`.
-        path: the file to write, `*.onnx`.
+    """Write a variant of a float32 file of `write_onnx` whose matrices are int8 (dynamic quantisation).
 
     Raises:
         ConfigError: another ending, or no onnxruntime.
@@ -133,6 +111,16 @@ def check_onnx(path: Path) -> None:
         raise ConfigError(f"{path}: needs onnx, onnxscript and onnxruntime: pip install 'd2ls[onnx]'.") from error
 
 
+def _exported(network: nn.Module | ExportedProgram, *examples: torch.Tensor) -> Any:
+    """The ONNX model of a program, or of a network traced with examples of its input."""
+    with _quiet(), torch.no_grad():
+        exported = torch.onnx.export(
+            network, examples, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False,
+            external_data=False,
+        )  # fmt: skip
+    return cast(ONNXProgram, exported).model_proto
+
+
 def _write(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
     """Write a model without the exporter's notes on inner shapes and on the lines of code (they hold local paths)."""
     del model.graph.value_info[:], model.metadata_props[:]
@@ -147,12 +135,8 @@ def _write(model: Any, metadata: Mapping[str, Any], path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the remarks of the exporters, which are about their own workings."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

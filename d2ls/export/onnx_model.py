@@ -26,6 +26,9 @@ class OnnxModel:
     Attributes:
         facts: what `config.json` of the model folder says.
         spec: classes, colours, bands and type of the images.
+        classes: class names, in index order.
+        colours: RGB, one for each class.
+        bands: names of the image bands, in the order of the input.
         window: side of the images it was trained for, in pixels.
         resolution: ground size of a pixel in metres; None if unknown.
         provider: the execution provider that is used.
@@ -72,23 +75,9 @@ class OnnxModel:
             raise CheckpointError(
                 f"{path} takes tiles of one size, for map software; --onnx writes a file for images of any size."
             )
+        self.classes, self.colours, self.bands = self.spec.classes, self.spec.colours, self.spec.bands
         self.window: int = self.facts["pretrained_cfg"]["input_size"][-1]
         self.resolution: float | None = self.facts["ground_resolution"]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in index order."""
-        return self.spec.classes
-
-    @property
-    def colours(self) -> tuple[tuple[int, int, int], ...]:
-        """RGB, one for each class."""
-        return self.spec.colours
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the image bands, in the order of the input."""
-        return self.spec.bands
 
     def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Class probabilities (B, K, H, W) of images (B, C, H, W) as their files hold them, of any size.

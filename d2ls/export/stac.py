@@ -25,11 +25,7 @@ _FORMS = {
 def stac_item(facts: ModelFacts, files: Mapping[str, Path], parameters: int, *, name: str) -> dict[str, Any]:
     """A STAC item as plain values; it claims no place on earth.
 
-    Args:
-        facts: of the model.
-        files: names of assets and their files, which exist; the first one is the model that the properties describe.
-        parameters: number of the network's parameters.
-        name: of the item.
+    `files` holds the assets by name; the first is the model that the properties describe.
     """
     first = next(iter(files.values()))
     framework = _FORMS[first.suffix][2]
@@ -74,17 +70,14 @@ def write_stac(item: Mapping[str, Any], path: Path) -> None:
     """
     if path.suffix != ".json":
         raise ConfigError(f"{path}: expected a name that ends in .json.")
-    assets = {
-        key: asset | {"href": _relative(Path(asset["href"]), path.parent)} for key, asset in item["assets"].items()
-    }
+    found = item["assets"].items()
+    assets = {key: asset | {"href": _relative(Path(asset["href"]), path.parent)} for key, asset in found}
     write_bytes(path, (json.dumps({**item, "assets": assets}, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _relative(path: Path, folder: Path) -> str:
-    try:
-        return f"./{path.resolve().relative_to(folder.resolve()).as_posix()}"
-    except ValueError:
-        return path.resolve().as_uri()
+    path, folder = path.resolve(), folder.resolve()
+    return f"./{path.relative_to(folder).as_posix()}" if path.is_relative_to(folder) else path.as_uri()
 
 
 def _asset(path: Path, facts: ModelFacts) -> dict[str, Any]:

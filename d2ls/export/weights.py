@@ -17,16 +17,10 @@ SUFFIX = ".safetensors"
 
 
 def export_weights(net: nn.Module, spec: DatasetSpec | None, path: Path, *, half: bool = False) -> None:
-    """Write a network's weights with its constructor arguments, its data set's spec and a checksum.
+    """Write a network's weights with its constructor arguments, its data set's spec and a checksum, `*.safetensors`.
 
     The file is written whole or not at all. `d2ls.checkpoint.read_checkpoint` reads it like a checkpoint, without a
-    config.
-
-    Args:
-        net: the network.
-        spec: the data set that it was trained on.
-        path: the file, `*.safetensors`.
-        half: store matrices and kernels in float16; a network that loads them still computes in float32.
+    config. `half` stores matrices and kernels in float16; a network that loads them still computes in float32.
 
     Raises:
         ConfigError: another ending, or a weight that float16 cannot hold.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from d2ls.errors import ConfigError
+from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import pretrained as weights
 from d2ls.models.vit import ViTPyramid, plain_transformer
 
@@ -47,14 +47,11 @@ class Backbone(nn.Module):
             drop_path_rate = DROP_PATH_RATES.get(name.split(".")[0], 0.0)
         if not 0 <= drop_path_rate < 1:
             raise ConfigError(f"drop_path_rate={drop_path_rate}: expected a rate of at least 0, below 1.")
-        self.name = name
-        self.in_channels = in_channels
-        self.frozen = frozen
+        self.name, self.in_channels, self.frozen = name, in_channels, frozen
         self.body = _feature_network(name, in_channels, drop_path_rate)
-        info: Any = getattr(self.body, "feature_info", None)
-        self.channels: tuple[int, ...] = tuple(
-            self.body.channels if isinstance(self.body, ViTPyramid) else info.channels()
-        )
+        body: Any = self.body
+        own = isinstance(body, ViTPyramid)
+        self.channels: tuple[int, ...] = tuple(body.channels if own else body.feature_info.channels())
         self.channels_last = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.pending: bool | str = False  # weights that were asked for and are not here yet
         self.step, self.smallest = self._image_sizes()
@@ -138,7 +135,10 @@ class Backbone(nn.Module):
         H and W are multiples of `step` and at least `smallest`.
         """
         if self.pending:
-            raise weights.not_loaded(self.name, self.pending)
+            raise CheckpointError(
+                f"backbone {self.name} was asked for with pretrained={self.pending!r}, and these weights are not "
+                "loaded yet. Call net.backbone.load_pretrained(), or load a checkpoint first."
+            )
         maps = self.body(image)
         if self.channels_last:
             maps = [m.permute(0, 3, 1, 2) for m in maps]
@@ -183,13 +183,9 @@ def _feature_network(name: str, in_channels: int, drop_path_rate: float) -> nn.M
             "vit_base_patch16_dinov3."
         )
     # timm counts some networks' maps from one at stride 1 that it does not give by default.
-    places = list(info.out_indices)
-    return _create(name, in_channels, drop_path_rate, tuple(places[_last_at(strides, stride)] for stride in STRIDES))
-
-
-def _last_at(strides: list[int], stride: int) -> int:
-    """Index of the last map of a stride: the raw output of that stage."""
-    return len(strides) - 1 - strides[::-1].index(stride)
+    # Of a stride's maps the last one is the raw output of its stage.
+    last = {stride: index for index, stride in zip(info.out_indices, strides, strict=True)}
+    return _create(name, in_channels, drop_path_rate, tuple(last[stride] for stride in STRIDES))
 
 
 def _create(name: str, in_channels: int, drop_path_rate: float, out_indices: tuple[int, ...] | None) -> nn.Module:

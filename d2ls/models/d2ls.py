@@ -82,32 +82,21 @@ class DynamicDictionaryLearning(nn.Module):
     ) -> None:
         super().__init__()
         num_entries = num_classes if num_entries is None else num_entries
-        _check_options(num_classes, num_entries, stages, width, in_channels, dictionary, head)
         # A checkpoint builds the network again from these; weights and the way to compute are no part of it.
         self.arguments: dict[str, Any] = {
-            "backbone": backbone,
-            "num_classes": num_classes,
-            "stages": stages,
-            "width": width,
-            "in_channels": in_channels,
-            "drop_path_rate": drop_path_rate,
-            "dictionary": dictionary,
-            "num_entries": num_entries,
-            "aggregate": aggregate,
-            "interact": interact,
-            "head": head,
+            "backbone": backbone, "num_classes": num_classes, "stages": stages, "width": width,
+            "in_channels": in_channels, "drop_path_rate": drop_path_rate, "dictionary": dictionary,
+            "num_entries": num_entries, "aggregate": aggregate, "interact": interact, "head": head,
             "freeze_backbone": freeze_backbone,
-        }
+        }  # fmt: skip
+        _check_options(self.arguments)
         self.num_classes = num_classes
         self.set_memory_efficient(memory_efficient)
         self.register_load_state_dict_pre_hook(_rename_old_tensors)
         self.backbone = Backbone(
-            backbone,
-            in_channels=in_channels,
-            pretrained=pretrained,
-            drop_path_rate=drop_path_rate,
+            backbone, in_channels=in_channels, pretrained=pretrained, drop_path_rate=drop_path_rate,
             frozen=freeze_backbone,
-        )
+        )  # fmt: skip
         channels = self.backbone.channels
         self.aggregation = Aggregation(channels, width, aggregate=aggregate)
         self.dictionary: Dictionary | None = None
@@ -146,11 +135,9 @@ class DynamicDictionaryLearning(nn.Module):
         pixels = self.aggregation(maps)  # (B, H/4, W/4, C)
         output = self._segment(pixels, maps[-1])
         output.logits = _crop(output.logits, height, width)
-        if not self.training:
-            return output.logits
         if output.static_logits is not None:
             output.static_logits = _crop(output.static_logits, height, width)
-        return output
+        return output if self.training else output.logits
 
     def _segment(self, pixels: Tensor, deepest: Tensor) -> D2LSOutput:
         """Logits at full resolution from the aggregated map (B, H/4, W/4, C) and the stride-32 map."""
@@ -233,23 +220,17 @@ def _rename_old_tensors(module: nn.Module, state: dict[str, Any], prefix: str, *
             state[new] = state.pop(name)
 
 
-def _check_options(
-    num_classes: int, num_entries: int, stages: int, width: int, in_channels: int, dictionary: str, head: str
-) -> None:
-    for name, value, least in (
-        ("num_classes", num_classes, 1),
-        ("num_entries", num_entries, 1),
-        ("stages", stages, 0),
-        ("in_channels", in_channels, 1),
-    ):
-        if value < least:
-            raise ConfigError(f"{name}={value}: expected at least {least}.")
-    if width < 2 * HEADS or width % (2 * HEADS):
+def _check_options(options: dict[str, Any]) -> None:
+    for name, least in (("num_classes", 1), ("num_entries", 1), ("stages", 0), ("in_channels", 1)):
+        if options[name] < least:
+            raise ConfigError(f"{name}={options[name]}: expected at least {least}.")
+    width, step = options["width"], 2 * HEADS
+    if width < step or width % step:
         raise ConfigError(
-            f"width={width}: expected a multiple of {2 * HEADS} ({HEADS} heads share C/2; the head makes C/16)."
+            f"width={width}: expected a multiple of {step} ({HEADS} heads share C/2; the head makes C/16)."
         )
-    _check_choice("dictionary", dictionary, get_args(DictionaryKind))
-    _check_choice("head", head, ("dictionary", "conv"))
+    _check_choice("dictionary", options["dictionary"], get_args(DictionaryKind))
+    _check_choice("head", options["head"], ("dictionary", "conv"))
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -11,11 +11,6 @@ FILES = [WEIGHTS, CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
 """Patterns of what a model folder on the hub may hold."""
 
 
-def is_on_hub(path: str | Path) -> bool:
-    """Whether a path names a model on the hub."""
-    return str(path).startswith(PREFIX)
-
-
 def download(name: str | Path) -> Path:
     """Fetch a model folder, once; it then stays in the hub's cache.
 

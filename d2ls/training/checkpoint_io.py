@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,11 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; called on the first process alone."""
         path = Path(path)
-        if path.stem != LAST:
-            write_checkpoint(checkpoint, path)
-            return
-        if not self._keeps:
+        is_last = path.stem == LAST
+        if is_last and not self._keeps:
             previous_of(path).unlink(missing_ok=True)
-        write_checkpoint(checkpoint, path, keep=self._keeps)
-        self._keeps = True
+        write_checkpoint(checkpoint, path, keep=is_last and self._keeps)
+        self._keeps = self._keeps or is_last
 
 
 def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False) -> None:
@@ -117,10 +116,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
             f"folder since {found['since']}. Wait for its end, or give this run a weights_name or weights_path of its "
             "own."
         ) from error
-    since = datetime.now().isoformat(" ", "seconds")
-    told = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since})
+    own = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
     try:
-        holder.write_text(told, encoding="utf-8")
+        holder.write_text(json.dumps(own), encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -133,18 +131,13 @@ def archive_earlier(folder: Path, weights_name: str) -> Path | None:
     Returns:
         The sub-folder; None where there were none.
     """
-    stems = (LAST, f"{LAST}-previous", weights_name)
-    earlier = [
-        path for path in sorted(folder.glob("*.ckpt")) if path.stem in stems or path.stem.startswith(f"{weights_name}-")
-    ]
+    own = re.compile(rf"({LAST}|{LAST}-previous|{re.escape(weights_name)}(-.*)?)\.ckpt")
+    earlier = [path for path in folder.glob("*.ckpt") if own.fullmatch(path.name)]
     if not earlier:
         return None
     newest = datetime.fromtimestamp(max(path.stat().st_mtime for path in earlier))
-    target = folder / f"{newest:%Y-%m-%d_%H-%M-%S}"
-    number = 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{newest:%Y-%m-%d_%H-%M-%S}_{number}")
+    names = (f"{newest:%Y-%m-%d_%H-%M-%S}{end}" for end in chain([""], map("_{}".format, count(2))))
+    target = next(folder / name for name in names if not (folder / name).exists())
     target.mkdir()
     for path in earlier:
         path.rename(target / path.name)
@@ -181,14 +174,12 @@ def quarantine(path: Path) -> Path:
 
 
 def _part(path: Path) -> Path:
-    """Name of an unfinished file; it tells who writes it."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
 
 
 def _keep(path: Path) -> None:
     """Give a file its second name; where the disk knows no second names, its only one."""
-    kept = previous_of(path)
-    part = _part(kept)
+    kept, part = previous_of(path), _part(previous_of(path))
     try:
         part.unlink(missing_ok=True)
         part.hardlink_to(path)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import multiprocessing
 import pickle
-from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,7 @@ def check_data(settings: Settings) -> list[str]:
     check_worker_start(settings)
     notes = check_classes(settings)
     if settings.class_weights is not None:
-        weights = settings.class_weights
-        if weights == BALANCED:
-            weights = _balanced(settings, _all_labels(settings).sum(axis=0))
-        _weight_loss(settings, weights)
-        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(settings.classes, weights, strict=True))
-        notes.append(f"class_weights: {shown}")
+        notes.append(_weight_classes(settings))
     if settings.sampler is not None:
         notes.append(_favour_rare_classes(settings))
     return notes
@@ -62,10 +56,7 @@ def check_all_headers(settings: Settings) -> None:
     Raises:
         DataError: files that cannot be used; names the first ones.
     """
-    problems: list[str] = []
-    for split in ("train", "val"):
-        problems += check_headers(getattr(settings, f"{split}_dataset"))
-    if problems:
+    if problems := [*check_headers(settings.train_dataset), *check_headers(settings.val_dataset)]:
         more = f" And {len(problems) - _LISTED} more." if len(problems) > _LISTED else ""
         raise DataError(" ".join(problems[:_LISTED]) + more)
 
@@ -82,8 +73,15 @@ def check_labels(settings: Settings) -> None:
         for index in _spread(len(dataset), SAMPLES):
             with torch.random.fork_rng(devices=[]):
                 sample = dataset[index]
-            if "mask" in sample:
-                _check_sample(settings, split, sample)
+            labels = torch.as_tensor(sample["mask"]).unique().tolist() if "mask" in sample else ()
+            if wrong := [
+                label for label in labels if label not in (*range(settings.num_classes), settings.ignore_index)
+            ]:
+                raise ConfigError(
+                    f"{settings.path}: num_classes={settings.num_classes} does not fit the labels of {split}_dataset: "
+                    f"the mask of {sample['path']} holds {wrong}; expected 0..{settings.num_classes - 1} or "
+                    f"ignore_index={settings.ignore_index}. Set num_classes and classes as the masks have them."
+                )
 
 
 def check_classes(settings: Settings) -> list[str]:
@@ -127,7 +125,13 @@ def check_worker_start(settings: Settings) -> None:
             ) from error
 
 
-def _weight_loss(settings: Settings, weights: Sequence[float]) -> None:
+def _weight_classes(settings: Settings) -> str:
+    """Give the loss its class weights, so that their mean over labelled pixels is 1 if "balanced"; gives a note."""
+    weights = settings.class_weights
+    if weights == BALANCED:
+        pixels = _all_labels(settings).sum(axis=0)[: settings.num_classes]
+        present = max(np.count_nonzero(pixels), 1)
+        weights = [float(pixels.sum() / (present * count)) if count else 0.0 for count in pixels]
     if len(weights) != settings.num_classes:
         raise ConfigError(f"class_weights has {len(weights)} values, num_classes={settings.num_classes}.")
     if not hasattr(settings.loss, "set_class_weights"):
@@ -136,17 +140,11 @@ def _weight_loss(settings: Settings, weights: Sequence[float]) -> None:
             "Use D2LSLoss, or give your loss its weights itself and set class_weights=None."
         )
     settings.loss.set_class_weights([float(weight) for weight in weights])
-
-
-def _balanced(settings: Settings, counts: NDArray[np.int64]) -> list[float]:
-    """Weights inversely proportional to the classes' pixels, so that the mean over labelled pixels is 1."""
-    pixels = counts[: settings.num_classes]
-    present = max(np.count_nonzero(pixels), 1)
-    return [float(pixels.sum() / (present * count)) if count else 0.0 for count in pixels]
+    shown = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(settings.classes, weights, strict=True))
+    return f"class_weights: {shown}"
 
 
 def _favour_rare_classes(settings: Settings) -> str:
-    """Weight the images of the training loader; gives a note."""
     sampler: Any = settings.train_loader.sampler
     if not hasattr(sampler, "set_weights"):
         raise ConfigError(
@@ -155,9 +153,8 @@ def _favour_rare_classes(settings: Settings) -> str:
         )
     weights = rare_class_weights(_all_labels(settings)[:, : settings.num_classes])
     sampler.set_weights(weights)
-    return (
-        f"sampler: the most favoured of {len(weights)} images comes {len(weights) * weights.max():.3g} times an epoch"
-    )
+    times = len(weights) * weights.max()
+    return f"sampler: the most favoured of {len(weights)} images comes {times:.3g} times an epoch"
 
 
 def rare_class_weights(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -214,14 +211,3 @@ def _fingerprint(dataset: Any) -> str | None:
 def _spread(number: int, samples: int) -> list[int]:
     """Indices of some of `number` images, evenly spread."""
     return sorted({round(at) for at in np.linspace(0, number - 1, samples)}) if number else []
-
-
-def _check_sample(settings: Settings, split: str, sample: Any) -> None:
-    labels = torch.as_tensor(sample["mask"]).unique().tolist()
-    wrong = [label for label in labels if label != settings.ignore_index and label not in range(settings.num_classes)]
-    if wrong:
-        raise ConfigError(
-            f"{settings.path}: num_classes={settings.num_classes} does not fit the labels of {split}_dataset: the mask "
-            f"of {sample['path']} holds {wrong}; expected 0..{settings.num_classes - 1} or "
-            f"ignore_index={settings.ignore_index}. Set num_classes and classes as the masks have them."
-        )

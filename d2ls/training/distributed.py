@@ -28,8 +28,7 @@ class SyncBatchNorm(LayerSync):
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Convert the layers, in place."""
-        converted: nn.Module = convert_sync_batchnorm(model)
-        return converted
+        return convert_sync_batchnorm(model)
 
     def revert(self, model: nn.Module) -> nn.Module:
         """Return the model as it is: outside a distributed run these layers are plain ones."""
@@ -83,12 +82,9 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if trainer.world_size == 1 or not is_lost_connection(error):
-            _end(_started_by(trainer))
-            raise
-        raise D2LSError(_lost(_started_by(trainer))) from error
-    except Exception:
+    except Exception as error:
+        if trainer.world_size > 1 and is_lost_connection(error):
+            raise D2LSError(_lost(_started_by(trainer))) from error
         _end(_started_by(trainer))
         raise
 

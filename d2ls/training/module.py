@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from d2ls.config import Settings
 from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.distributed import average
 from d2ls.errors import ConfigError, D2LSError, DataError
-from d2ls.metrics import Scores, SegmentationMetrics
+from d2ls.metrics import MEANS, Scores, SegmentationMetrics
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import resume_schedule
 from d2ls.training.distributed import is_lost_connection
@@ -90,7 +89,11 @@ class SegmentationModule(pl.LightningModule):
         self.log_terms = True  # switched off by callbacks that log them in another way
         self._unchecked: StepLoss | None = None
         self._left_out = False  # whether a batch of this optimiser step was
-        scale, offset = _normalisation(spec)
+        if spec is not None and spec.std:
+            scale, offset = spec.scale_and_offset()
+        else:
+            std = 255 * np.array(IMAGENET_STD)
+            scale, offset = (x.astype(np.float32) for x in (1 / std, -255 * np.array(IMAGENET_MEAN) / std))
         self.register_buffer("scale", torch.from_numpy(scale)[:, None, None], persistent=False)
         self.register_buffer("offset", torch.from_numpy(offset)[:, None, None], persistent=False)
 
@@ -101,19 +104,25 @@ class SegmentationModule(pl.LightningModule):
         Raises:
             ConfigError: `checkpoint_backbone` or `memory_efficient` with a network that cannot do it.
         """
+        net = settings.net
         if settings.checkpoint_backbone:
-            _checkpoint_backbone(settings.net)
-        if settings.memory_efficient != "auto":
-            if not isinstance(settings.net, DynamicDictionaryLearning):
+            checkpoint = getattr(getattr(net, "backbone", None), "checkpoint_gradients", None)
+            if checkpoint is None:
                 raise ConfigError(
-                    f"memory_efficient={settings.memory_efficient!r}: a {type(settings.net).__name__} has one decoder "
-                    "only. Leave this setting out."
+                    f"checkpoint_backbone=True: a {type(net).__name__} has no backbone of ours. Set it to False."
                 )
-            settings.net.set_memory_efficient(settings.memory_efficient)
+            checkpoint()
+        if settings.memory_efficient != "auto":
+            if not isinstance(net, DynamicDictionaryLearning):
+                raise ConfigError(
+                    f"memory_efficient={settings.memory_efficient!r}: a {type(net).__name__} has one decoder only. "
+                    "Leave this setting out."
+                )
+            net.set_memory_efficient(settings.memory_efficient)
         if settings.compile:
-            settings.net.compile()
+            net.compile()
         return cls(
-            settings.net, settings.loss, settings.optimizer, settings.lr_scheduler,
+            net, settings.loss, settings.optimizer, settings.lr_scheduler,
             spec=getattr(settings.val_dataset, "spec", None), classes=settings.classes,
             ignore_index=settings.ignore_index, lr_scheduler_interval=settings.lr_scheduler_interval,
             monitor=settings.monitor, seed=settings.seed, max_skipped_batches=settings.max_skipped_batches,
@@ -151,12 +160,14 @@ class SegmentationModule(pl.LightningModule):
             None where the batch is left out; "names" of the terms.
         """
         self.check_last_loss()
-        terms = self._terms(batch)
+        if "mask" not in batch:
+            raise DataError(f"{batch['path'][0]}: no mask; training needs one for each image.")
+        terms = self._named(_call("loss", self.loss, _call("net", self, batch["image"]), batch["mask"]))
         own = torch.stack([term.detach().float() for term in terms.values()])
         # One exchange: every process learns of a loss that is not finite, and none is left waiting.
         means = average(own)
-        paths = list(batch.get("path", ()))
-        step = StepLoss(tuple(terms), means, own, self.current_epoch, self.global_step, paths)
+        position = self.current_epoch, self.global_step
+        step = StepLoss(tuple(terms), means, own, *position, list(batch.get("path", ())))
         if self.skipped.allowed and not step.is_finite():
             self.skipped.add(self._log_folder(), step)
             self._left_out = True
@@ -180,12 +191,13 @@ class SegmentationModule(pl.LightningModule):
         if step is not None and not step.is_finite():
             self.skipped.add(self._log_folder(), step)
 
+    on_validation_start = on_train_epoch_end = check_last_loss
+
     def on_after_backward(self) -> None:
         """Name parameters without a gradient in the first step: DDP would wait for it and fail in the second."""
         strategy = self.trainer.strategy
-        if self.global_step or not isinstance(strategy, DDPStrategy):
-            return
-        if getattr(strategy.model, "find_unused_parameters", False):
+        finds_them = getattr(strategy.model, "find_unused_parameters", False)
+        if self.global_step or not isinstance(strategy, DDPStrategy) or finds_them:
             return
         if unused := [name for name, p in self.named_parameters() if p.requires_grad and p.grad is None]:
             raise ConfigError(
@@ -199,10 +211,6 @@ class SegmentationModule(pl.LightningModule):
         if self._left_out and not any(p.grad is not None and p.grad.any() for p in self.parameters()):
             self.zero_grad(set_to_none=True)  # a gradient of 0 would let momentum and decay move them
         self._left_out = False
-
-    def on_validation_start(self) -> None:
-        """Refuse the last step's loss if it was not finite."""
-        self.check_last_loss()
 
     def validation_step(self, batch: dict[str, Any], _: int) -> None:
         """Count the pixels of a batch by true and predicted class."""
@@ -224,24 +232,18 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log mIoU, mean F1 and OA, and the IoU of each class, over all processes together."""
-        self.scores = self.metrics.compute()
-        self.metrics.reset()
+        scores = self.scores = self.metrics.compute()
         loss = self.val_losses.compute() / self.val_images.compute()
-        self.log("val_loss", loss, sync_dist=True)
-        self.val_losses.reset()
-        self.val_images.reset()
-        means = {f"val_{name}": self.scores[name] for name in ("mIoU", "F1", "OA")}
-        self.log_dict(means, prog_bar=True, sync_dist=True)
-        iou = self.scores["per_class"]["IoU"].tolist()
+        for metric in (self.metrics, self.val_losses, self.val_images):
+            metric.reset()
+        means = {f"val_{name}": scores[name] for name in MEANS}
+        iou = scores["per_class"]["IoU"].tolist()
         by_class = {f"val_IoU/{name}": value for name, value in zip(self.classes, iou, strict=True)}
-        self.log_dict(by_class, sync_dist=True)
+        self.log_dict(means, prog_bar=True, sync_dist=True)
+        self.log_dict({"val_loss": loss, **by_class}, sync_dist=True)
         in_training = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
         if in_training and isinstance(self.lr_scheduler, ReduceLROnPlateau):
             self.lr_scheduler.step({**means, "val_loss": loss.item()}[self.monitor])
-
-    def on_train_epoch_end(self) -> None:
-        """Refuse the last step's loss if it was not finite."""
-        self.check_last_loss()
 
     def configure_optimizers(self) -> Any:
         """Optimiser, with fused kernels on CUDA, and schedule."""
@@ -271,21 +273,15 @@ class SegmentationModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let a run that goes on follow the learning rates, weight decay and length that it is given now."""
         schedules = checkpoint["lr_schedulers"]
-        resume_schedule(
-            self.optimizer, self.lr_scheduler, checkpoint["optimizer_states"][0], next(iter(schedules), None)
-        )
+        state = checkpoint["optimizer_states"][0]
+        resume_schedule(self.optimizer, self.lr_scheduler, state, next(iter(schedules), None))
         self.skipped.in_epoch, self.skipped.in_run = checkpoint.get(KEY, {}).get("skipped", (0, 0))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilds the network without its config: arguments, classes, colours."""
         self.check_last_loss()
-        skipped = [self.skipped.in_epoch, self.skipped.in_run]
-        checkpoint[KEY] = checkpoint.get(KEY, {}) | describe(self.net, self.spec) | {"skipped": skipped}
-
-    def _terms(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        if "mask" not in batch:
-            raise DataError(f"{batch['path'][0]}: no mask; training needs one for each image.")
-        return self._named(_call("loss", self.loss, _call("net", self, batch["image"]), batch["mask"]))
+        own = describe(self.net, self.spec) | {"skipped": [self.skipped.in_epoch, self.skipped.in_run]}
+        checkpoint[KEY] = checkpoint.get(KEY, {}) | own
 
     def _named(self, value: Any) -> dict[str, Tensor]:
         """The loss's scalars by name."""
@@ -303,20 +299,8 @@ class SegmentationModule(pl.LightningModule):
         return Path(folder) if folder else None
 
 
-def _normalisation(spec: DatasetSpec | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Factor and summand of each band of raw images; ImageNet's where no data set tells its own."""
-    if spec is not None and spec.std:
-        return spec.scale_and_offset()
-    mean, std = 255 * np.array(IMAGENET_MEAN), 255 * np.array(IMAGENET_STD)
-    return (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
-
-
 def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call the config's net or loss; what they raise on their input becomes one message.
-
-    Raises:
-        ConfigError: they cannot take what they are given; the original error is its cause.
-    """
+    """Call the config's net or loss; what they raise on their input becomes one message."""
     try:
         return function(*arguments)
     except D2LSError:
@@ -324,19 +308,8 @@ def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError) or is_lost_connection(error):
             raise
-        shapes = " and ".join(
-            str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__ for given in arguments
-        )
+        shapes = " and ".join(str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in arguments)
         raise ConfigError(
             f"{name} fails on {shapes}: {type(error).__name__}: {error}. docs/configs.md says what {name} must take "
             "and give; --debug shows where it happens."
         ) from error
-
-
-def _checkpoint_backbone(net: nn.Module) -> None:
-    checkpoint = getattr(getattr(net, "backbone", None), "checkpoint_gradients", None)
-    if checkpoint is None:
-        raise ConfigError(
-            f"checkpoint_backbone=True: a {type(net).__name__} has no backbone of ours. Set checkpoint_backbone=False."
-        )
-    checkpoint()

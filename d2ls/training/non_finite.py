@@ -53,30 +53,24 @@ class StepLoss:
 class SkippedBatches:
     """Count of the batches that are left out because their loss is not finite; a file in the log names their images.
 
-    Args:
-        allowed: how many batches of an epoch may be left out.
-
     Attributes:
+        allowed: how many batches of an epoch may be left out.
         in_epoch: batches left out in this epoch.
         in_run: batches left out in all.
     """
 
     def __init__(self, allowed: int) -> None:
-        self.allowed = allowed
-        self.in_epoch = 0
-        self.in_run = 0
+        self.allowed, self.in_epoch, self.in_run = allowed, 0, 0
 
     def add(self, folder: Path | None, step: StepLoss) -> None:
-        """Write a batch down; every process must call this, where the loss of any of them is not finite.
-
-        Args:
-            folder: of the log, where the file is written; None: none is.
-            step: the loss of this process's batch.
+        """Write a batch down in the log's folder; every process must call this, where the loss of any is not finite.
 
         Raises:
             DataError: more batches of the epoch are not finite than are allowed; names them.
         """
-        rows = _all_gather_object((step.own_terms(), step.paths))
+        rows: list[Any] = [(step.own_terms(), step.paths)] * world_size()
+        if len(rows) > 1:
+            distributed.all_gather_object(rows, rows[0])
         bad = [row for row in rows if not math.isfinite(row[0]["loss"])] or rows
         named = " and ".join(
             f"{', '.join(files)} ({', '.join(f'{name}={value:.4g}' for name, value in found.items())})"
@@ -104,11 +98,3 @@ def _append(path: Path, step: StepLoss, rows: list[tuple[dict[str, float], list[
             writer.writerow(("epoch", "step", "image", *rows[0][0]))
         for values, images in rows:
             writer.writerows((step.epoch, step.step, image, *values.values()) for image in images)
-
-
-def _all_gather_object(value: Any) -> list[Any]:
-    """A plain value of each process."""
-    found: list[Any] = [value] * world_size()
-    if len(found) > 1:
-        distributed.all_gather_object(found, value)
-    return found

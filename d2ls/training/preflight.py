@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -37,10 +37,12 @@ from d2ls.training.trainer import initial_weights
 SIDE = 128  # pixels of the image
 COPIES = 4  # checkpoints that the disk must have room for: best, last, the one before it, the one being written
 
+_Part = TypeVar("_Part")
+
 
 @dataclass
 class Preflight:
-    """The parts of a preflight, in order; each returns a line about what it verified, or raises the problem.
+    """The parts of a preflight; each returns a line about what it verified, or raises the problem.
 
     Attributes:
         settings: a config as `load_config` read it; its network is trained by one step.
@@ -55,7 +57,7 @@ class Preflight:
     _again: nn.Module | None = None
 
     def parts(self) -> dict[str, Callable[[], str]]:
-        """Functions by name."""
+        """Functions by name, in order."""
         return {
             "training images": partial(self.read, "train"),
             "validation images": partial(self.read, "val"),
@@ -80,7 +82,11 @@ class Preflight:
         height, width = sample["image"].shape[-2:]
         if "mask" not in sample and split != "test":
             raise DataError(f"{sample['path']}: no mask; training and validation need one for each image.")
-        labels = self._seen(sample["mask"]) if "mask" in sample else "no labels"
+        labels, classes = "no labels", self.settings.classes
+        if "mask" in sample:
+            absent = [name for index, name in enumerate(classes) if not (sample["mask"] == index).any()]
+            missing = f" (not {', '.join(absent)})" if absent else ""
+            labels = f"{len(classes) - len(absent)} of {len(classes)} classes{missing}"
         return f"{len(dataset)}; the first of {width} x {height} pixels, {labels}"
 
     def compare_labels(self) -> str:
@@ -103,11 +109,15 @@ class Preflight:
         if getattr(backbone, "pending", False):
             backbone.pending = False  # a problem that has been told; the rest can be tried without these weights
         self._check_optimizer()
-        loaders = self._loader("train"), self._loader("val")
         module = SegmentationModule.from_settings(self.settings)
         before = {name: p.detach().cpu().clone() for name, p in module.net.named_parameters() if p.requires_grad}
-        trainer = self._build_trainer()
-        trainer.fit(module, *loaders)
+        names = ("accelerator", "precision", "deterministic", "gradient_clip_val")
+        trainer = pl.Trainer(
+            **{name: getattr(self.settings, name) for name in names}, devices=1, max_epochs=1, num_sanity_val_steps=0,
+            plugins=[WholeCheckpoints()], default_root_dir=self.folder, enable_checkpointing=False, logger=False,
+            enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(module, self._loader("train"), self._loader("val"))
         self._trainer = trainer
         after = dict(module.net.named_parameters())
         changed = sum(not torch.equal(value, after[name].detach().cpu()) for name, value in before.items())
@@ -119,29 +129,25 @@ class Preflight:
 
     def save(self) -> str:
         """Write a checkpoint and read it back."""
-        trainer, net = self._trained()
         path = self.folder / "preflight.ckpt"
-        trainer.save_checkpoint(path)
-        read = read_checkpoint(path)
-        state = net.state_dict()
-        if differing := [name for name, tensor in state.items() if not _same(tensor, read.weights.get(name))]:
+        _needed(self._trainer, "training step").save_checkpoint(path)
+        read, state = read_checkpoint(path), self.settings.net.state_dict()
+        none = torch.empty(0)
+        if differing := [name for name in state if not _same(state[name], read.weights.get(name, none))]:
             raise CheckpointError(f"{len(differing)} tensors differ once written and read (first: {differing[0]}).")
         self._checkpoint = read
         return f"{path.stat().st_size / 1e6:.0f} MB, {len(state)} tensors read back bit by bit"
 
     def reload(self) -> str:
         """Build the network again from the checkpoint alone, and compare its logits."""
-        _, net = self._trained()
-        if self._checkpoint is None:
-            raise _NotTriedError("no checkpoint")
-        if self._checkpoint.arguments is not None:
-            again = self._checkpoint.build()
+        checkpoint, net = _needed(self._checkpoint, "checkpoint"), self.settings.net
+        if checkpoint.arguments is not None:
+            again = checkpoint.build()
         else:
             again = copy.deepcopy(net)
-            with torch.no_grad():
-                for parameter in again.parameters():
-                    parameter.zero_()
-            load_weights(again, self._checkpoint)
+            for parameter in again.parameters():
+                nn.init.zeros_(parameter)
+            load_weights(again, checkpoint)
         image = self._small("val")["image"][None]
         with torch.inference_mode():
             one, other = net.cpu().eval()(image), again.cpu().eval()(image)
@@ -154,12 +160,11 @@ class Preflight:
 
     def predict(self) -> str:
         """Segment an image as the test scripts do, and read its masks back."""
-        if self._again is None:
-            raise _NotTriedError("no network from a checkpoint")
+        net = _needed(self._again, "network from a checkpoint")
         spec = getattr(self.settings.test_dataset, "spec", getattr(self.settings.val_dataset, "spec", None))
         if spec is None:
             return "not tried: the data set does not say what its labels mean (spec)"
-        segment = whole_images(Network(self._again, torch.device("cpu"), "32-true"), tta.NONE, 1, spec.num_classes)
+        segment = whole_images(Network(net, torch.device("cpu"), "32-true"), tta.NONE, 1, spec.num_classes)
         index = segment(self._small("test" if "test" in self._samples else "val")["image"][None])[0].numpy()
         for coloured in (False, True):
             masks = Masks(self.folder / f"masks{coloured}", spec, coloured=coloured)
@@ -174,19 +179,11 @@ class Preflight:
         there = next(folder for folder in (wanted, *wanted.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise ConfigError(f"weights_path={self.settings.weights_path!r}: {there} is no folder that can be written.")
-        if self._checkpoint is None:
-            raise _NotTriedError("no checkpoint")
-        size, free = COPIES * self._checkpoint.path.stat().st_size, shutil.disk_usage(there).free
+        size = COPIES * _needed(self._checkpoint, "checkpoint").path.stat().st_size
+        free = shutil.disk_usage(there).free
         if free < size:
             raise ConfigError(f"{there}: {free / 1e9:.1f} GB are free, checkpoints need {size / 1e9:.1f} GB.")
         return f"{free / 1e9:.1f} GB free in {there}, {size / 1e9:.2f} GB needed"
-
-    def _seen(self, mask: Tensor) -> str:
-        """Classes of a mask, in words."""
-        classes = self.settings.classes
-        absent = [name for index, name in enumerate(classes) if not (mask == index).any()]
-        missing = f" (not {', '.join(absent)})" if absent else ""
-        return f"{len(classes) - len(absent)} of {len(classes)} classes{missing}"
 
     def _check_optimizer(self) -> None:
         optimised = {id(p) for group in self.settings.optimizer.param_groups for p in group["params"]}
@@ -196,20 +193,6 @@ class Preflight:
                 f"optimizer leaves out {len(left_out)} of the {len(trainable)} trainable tensors of net (first: "
                 f"{left_out[0]}). Build it from this network."
             )
-
-    def _build_trainer(self) -> pl.Trainer:
-        names = ("accelerator", "precision", "deterministic", "gradient_clip_val")
-        chosen = {name: getattr(self.settings, name) for name in names}
-        return pl.Trainer(
-            **chosen, devices=1, max_epochs=1, plugins=[WholeCheckpoints()], default_root_dir=self.folder, logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )  # fmt: skip
-
-    def _trained(self) -> tuple[pl.Trainer, nn.Module]:
-        if self._trainer is None:
-            raise _NotTriedError("no training step")
-        return self._trainer, self.settings.net
 
     def _loader(self, split: str) -> DataLoader[Any]:
         """A small sample as the only batch of the config's loader."""
@@ -259,8 +242,14 @@ class _NotTriedError(Exception):
     """A part needs what an earlier one could not give."""
 
 
-def _same(one: Tensor, other: Tensor | None) -> bool:
-    return other is not None and one.dtype == other.dtype and torch.equal(one.cpu(), other)
+def _needed(part: _Part | None, name: str) -> _Part:
+    if part is None:
+        raise _NotTriedError(f"no {name}")
+    return part
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.cpu(), other)
 
 
 @contextlib.contextmanager
@@ -270,8 +259,7 @@ def _quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         log.setLevel(level)

@@ -4,11 +4,10 @@ import signal
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from torch.utils.data import DataLoader
 
@@ -50,17 +49,15 @@ def choose_start(settings: Settings) -> Start:
         ConfigError: there is no such checkpoint, or it cannot be gone on from.
         CheckpointError: none can be read.
     """
-    given = settings.resume_ckpt_path
-    path = own_last(settings)
+    given, path = settings.resume_ckpt_path, own_last(settings)
     if given == LAST or (settings.auto_resume and (path.exists() or previous_of(path).exists())):
         start = _from_own(settings, path)
     elif given is not None:
         start = Start(_read_named(settings, Path(given)))
     else:
         return Start(notes=[f"auto_resume: no checkpoint {path}; the run starts anew"] if settings.auto_resume else [])
-    assert start.checkpoint is not None
-    _check(settings, start.checkpoint, "auto_resume=True" if given is None else f"resume_ckpt_path={given!r}")
-    start.notes.append(_describe(settings, start.checkpoint))
+    asked = "auto_resume=True" if given is None else f"resume_ckpt_path={given!r}"
+    start.notes.append(_check(settings, start.checkpoint, asked))
     return start
 
 
@@ -81,7 +78,7 @@ def is_finished(settings: Settings, checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and checkpoint.epochs == settings.max_epoch
 
 
-def position(trainer: pl.Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
+def position(trainer: Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
     """Progress of a run, in plain values for its checkpoint.
 
     Returns:
@@ -95,7 +92,7 @@ def position(trainer: pl.Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
 
 
 def begin_loader(loader: DataLoader[Any], behind: dict[str, Any]) -> None:
-    """Let a loader begin where a run was stopped: a `position` of `behind`.
+    """Let a loader begin where a run was stopped, at the `position` behind it.
 
     Raises:
         ConfigError: the run was stopped inside an epoch whose rest would be another one today.
@@ -131,17 +128,16 @@ class GracefulShutdown:
         self.listen()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    def __exit__(self, *_: object) -> None:
+        self._handle(self._before or signal.SIG_DFL)
 
     def listen(self) -> None:
         """Take the signal, from whoever has taken it since."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)
+        self._handle(lambda *_: setattr(self, "requested", True))
 
-    def _note(self, _: int, __: FrameType | None) -> None:
-        self.requested = True
+    def _handle(self, handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 class LastCheckpoint(CheckpointCallback):
@@ -150,10 +146,8 @@ class LastCheckpoint(CheckpointCallback):
     A state inside an epoch is saved between two steps, when no gradients are held, or in the validation, which is then
     run from its start again.
 
-    Args:
-        settings: of the run; with `save_last=False` nothing is saved, and the process just ends on SIGTERM.
-        shutdown: requests the end.
-        own: whether the run goes on from its own last checkpoint.
+    With `save_last=False` nothing is saved, and the process just ends on SIGTERM. `own` tells that the run goes on from
+    its own last checkpoint.
 
     Attributes:
         path: the file; None where nothing is saved.
@@ -163,29 +157,27 @@ class LastCheckpoint(CheckpointCallback):
     def __init__(self, settings: Settings, shutdown: GracefulShutdown, *, own: bool = False) -> None:
         self.path = own_last(settings) if settings.save_last else None
         self.saved = ""
-        self._loader, self._steps, self._shutdown, self._own = (
-            settings.train_loader, settings.save_every_n_steps, shutdown, own
-        )  # fmt: skip
+        self._loader, self._steps = settings.train_loader, settings.save_every_n_steps
+        self._shutdown, self._own = shutdown, own
         self._inside = begins_anywhere(settings.train_loader)
         self._common_batches = 0  # of the validation, on every process
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Listen; Lightning has just set up handlers of its own."""
         self._shutdown.listen()
 
     on_sanity_check_start = on_train_start
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save or end between two steps; behind the last one of an epoch, its validation comes first."""
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._is_due(trainer) or trainer.world_size == 1 or trainer.global_step % every == 0:
-            self._save_or_end(trainer, due=self._is_due(trainer))  # asking all processes waits for the devices
+        due = self._is_due(trainer)
+        if due or trainer.world_size == 1 or trainer.global_step % every == 0:
+            self._save_or_end(trainer, due=due)  # asking all processes waits for the devices
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Save or end behind the last step of an epoch; always save before a run's first validation."""
         if trainer.sanity_checking:
             return
@@ -197,51 +189,47 @@ class LastCheckpoint(CheckpointCallback):
             io.keep_none()  # the end of the epoch replaces it
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """End inside a validation."""
         if not trainer.sanity_checking and batch_idx < self._common_batches:
             self._save_or_end(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Save a whole epoch; end, unless it was the last one."""
         self._save(trainer, "the last whole epoch")
         if trainer.current_epoch + 1 != trainer.max_epochs and self._is_requested(trainer):
             raise Terminated
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Let the training loader begin where the run was stopped."""
         begin_loader(self._loader, position_of(checkpoint))
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add the position, and let Lightning run all of a validation that it was saved in."""
         checkpoint[KEY] = checkpoint.get(KEY, {}) | {"position": position(trainer, self._loader)}
         if trainer.validating:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            progress["total"].update(ready=1, started=1, processed=0, completed=0)
-            progress["current"].update(ready=1, started=1, processed=0, completed=0)
+            for count in ("total", "current"):
+                progress[count].update(ready=1, started=1, processed=0, completed=0)
             progress["is_last_batch"] = False
 
-    def _is_due(self, trainer: pl.Trainer) -> bool:
+    def _is_due(self, trainer: Trainer) -> bool:
         return self._steps > 0 and trainer.global_step % self._steps == 0
 
-    def _save_or_end(self, trainer: pl.Trainer, *, due: bool = False) -> None:
+    def _save_or_end(self, trainer: Trainer, *, due: bool = False) -> None:
         requested = self._is_requested(trainer)
         if self._inside and (due or requested):
             self._save(trainer, f"epoch {trainer.current_epoch + 1} as far as it was")
         if requested:
             raise Terminated
 
-    def _is_requested(self, trainer: pl.Trainer) -> bool:
+    def _is_requested(self, trainer: Trainer) -> bool:
         """Whether the end is requested of any process; it waits for all of them."""
         return trainer.strategy.reduce_boolean_decision(self._shutdown.requested, all=False)
 
-    def _save(self, trainer: pl.Trainer, content: str) -> None:
+    def _save(self, trainer: Trainer, content: str) -> None:
         if self.path is not None:
             trainer.save_checkpoint(self.path, weights_only=False)
             self.saved = content
@@ -286,22 +274,20 @@ def _read_named(settings: Settings, path: Path) -> Checkpoint:
         raise CheckpointError(f"{error} There is also {' and '.join(map(str, others))}.") from error
 
 
-def _check(settings: Settings, checkpoint: Checkpoint, asked: str) -> None:
-    if checkpoint.epochs is None:
+def _check(settings: Settings, checkpoint: Any, asked: str) -> str:
+    """Refuse a checkpoint that the run cannot go on from; gives a note on where it goes on."""
+    path, epochs = checkpoint.path, checkpoint.epochs
+    if epochs is None:
         raise ConfigError(
-            f"{asked}: {checkpoint.path} holds weights, but not the state of a training run. "
+            f"{asked}: {path} holds weights, but not the state of a training run. "
             "To start from its weights, set pretrained_ckpt_path."
         )
-    if checkpoint.epochs > settings.max_epoch or (is_finished(settings, checkpoint) and checkpoint.batches):
+    if epochs > settings.max_epoch or (epochs == settings.max_epoch and checkpoint.batches):
         raise ConfigError(
-            f"{asked}: {checkpoint.path} has {checkpoint.epochs} epochs behind it, more than "
-            f"max_epoch={settings.max_epoch}. Raise max_epoch to train on."
+            f"{asked}: {path} has {epochs} epochs behind it, more than max_epoch={settings.max_epoch}. "
+            "Raise max_epoch to train on."
         )
-
-
-def _describe(settings: Settings, checkpoint: Checkpoint) -> str:
     if is_finished(settings, checkpoint):
-        return f"{checkpoint.path}: all {settings.max_epoch} epochs are done already. Raise max_epoch to train on."
-    epoch = f"epoch {(checkpoint.epochs or 0) + 1} of {settings.max_epoch}"
+        return f"{path}: all {settings.max_epoch} epochs are done already. Raise max_epoch to train on."
     inside = f", behind its first {checkpoint.batches} batches" if checkpoint.batches else ""
-    return f"going on with {epoch}{inside}, from {checkpoint.path}"
+    return f"going on with epoch {epochs + 1} of {settings.max_epoch}{inside}, from {path}"

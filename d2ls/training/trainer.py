@@ -23,14 +23,16 @@ from d2ls.config import Settings
 from d2ls.errors import ConfigError, D2LSError, Terminated
 from d2ls.memory import keep_freed_memory
 from d2ls.report.training_page import TrainingPage
-from d2ls.training.callbacks import BestCheckpoint, ConfigCopy, EpochReport, LossLog, ProgressBar
+from d2ls.training.callbacks import BestCheckpoint, EpochReport, LossLog, ProgressBar
 from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, lock_folder, prepare_folder
 from d2ls.training.data_check import LOGS, check_data
 from d2ls.training.distributed import SyncBatchNorm, check_devices, ending_together
 from d2ls.training.module import SegmentationModule
 from d2ls.training.resume import GracefulShutdown, LastCheckpoint, Start, choose_start, is_finished, tidy
 
-DEVICE_SETTINGS = ("accelerator", "gpus", "num_nodes", "strategy", "precision", "sync_batchnorm", "deterministic")
+PASSED_ON = ("accelerator", "num_nodes", "strategy", "precision", "deterministic", "gradient_clip_val",
+             "accumulate_grad_batches", "check_val_every_n_epoch")  # fmt: skip
+"""Settings that Lightning's Trainer has under the same names."""
 LOGGERS = {"tensorboard": "TensorBoardLogger", "wandb": "WandbLogger", "mlflow": "MLFlowLogger"}
 EARLY_STOPPING = "early_stopping"
 PATIENCE = 10  # validations without a better score until early stopping by name ends the run
@@ -81,18 +83,12 @@ def train(settings: Settings) -> pl.Trainer:
 
 
 def build_trainer(
-    settings: Settings,
-    console: Console | None = None,
-    start: Start | None = None,
+    settings: Settings, console: Console | None = None, start: Start | None = None,
     shutdown: GracefulShutdown | None = None,
-) -> pl.Trainer:
+) -> pl.Trainer:  # fmt: skip
     """The Lightning Trainer of a config: devices, precision, logs, checkpoints.
 
-    Args:
-        settings: a config as `load_config` read it.
-        console: where tables of scores are printed.
-        start: where the run starts; None: anew.
-        shutdown: requests the end; it must be entered.
+    Tables of scores are printed on the console; without a start, the run starts anew; the shutdown must be entered.
 
     Raises:
         ConfigError: devices, strategy, precision, callbacks or loggers that cannot be used.
@@ -101,29 +97,23 @@ def build_trainer(
     console, start = console or Console(), start or Start()
     losses, logs = LossLog(), _loggers(settings)
     scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(settings.classes)))
+    page = TrainingPage(settings, Path(logs[0].log_dir or LOGS))
     callbacks: list[Callback] = [
-        ConfigCopy(settings, Path(logs[0].log_dir or LOGS)),
         losses,
-        EpochReport(console, settings.classes, scored, losses),
-        TrainingPage(settings, Path(logs[0].log_dir or LOGS)),
+        EpochReport(console, settings.classes, scored, losses, page),
+        page,
         ProgressBar(losses),
         *_own_callbacks(settings),
         BestCheckpoint(settings, console, anew=start.is_anew(Path(settings.weights_path))),
         LastCheckpoint(settings, shutdown or GracefulShutdown(), own=start.own),
     ]
     len(settings.train_loader)  # refuses too few images for a batch
+    passed_on = {name: getattr(settings, name) for name in PASSED_ON}
     try:
         return pl.Trainer(
+            **passed_on,
             max_epochs=settings.max_epoch,
-            accelerator=settings.accelerator,
             devices=settings.gpus,
-            num_nodes=settings.num_nodes,
-            strategy=settings.strategy,
-            precision=settings.precision,
-            accumulate_grad_batches=settings.accumulate_grad_batches,
-            gradient_clip_val=settings.gradient_clip_val,
-            check_val_every_n_epoch=settings.check_val_every_n_epoch,
-            deterministic=settings.deterministic,
             benchmark=not settings.deterministic,
             plugins=_plugins(settings, start.own),
             logger=logs,
@@ -133,7 +123,7 @@ def build_trainer(
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, TypeError) as error:
-        given = ", ".join(f"{name}={getattr(settings, name)!r}" for name in DEVICE_SETTINGS)
+        given = ", ".join(f"{name}={value!r}" for name, value in {"gpus": settings.gpus, **passed_on}.items())
         raise ConfigError(f"Lightning cannot train with {given}: {error}") from error
 
 
@@ -159,8 +149,7 @@ def _loggers(settings: Settings) -> list[loggers.Logger]:
     """The CSV log, and those that the config asks for, by name or as Lightning objects."""
     log = loggers.CSVLogger(LOGS, name=settings.log_name)
     found: list[loggers.Logger] = [log]
-    wanted = [*settings.loggers, *(["tensorboard"] if settings.tensorboard else [])]
-    for item in dict.fromkeys(wanted):
+    for item in dict.fromkeys([*settings.loggers, *["tensorboard"] * settings.tensorboard]):
         if isinstance(item, loggers.Logger):
             found.append(item)
         elif item in LOGGERS:
@@ -202,7 +191,6 @@ def _plugins(settings: Settings, own: bool) -> list[Any]:
 
 
 def _tell(trainer: pl.Trainer, settings: Settings, start: Start, notes: list[str], console: Console) -> None:
-    """Clear the way for a run, and print where it starts; on the first process alone."""
     if trainer.is_global_zero:
         tidy(settings, start)
         for note in (*notes, *start.notes):
@@ -228,11 +216,7 @@ def _configured_loaders(settings: Settings, device: torch.device) -> Iterator[No
 
 
 def _fit(
-    trainer: pl.Trainer,
-    settings: Settings,
-    resumed: Checkpoint | None,
-    console: Console,
-    shutdown: GracefulShutdown,
+    trainer: pl.Trainer, settings: Settings, resumed: Checkpoint | None, console: Console, shutdown: GracefulShutdown
 ) -> None:
     """Run the epochs; an interrupt stays one."""
     module = SegmentationModule.from_settings(settings)
@@ -273,18 +257,17 @@ def _tell_of_last(trainer: pl.Trainer, console: Console) -> None:
 def _without_noise() -> Iterator[None]:
     """Keep from the terminal what a user can do nothing about."""
     log = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    log.addFilter(_is_no_advert)
+
+    def is_no_advert(record: logging.LogRecord) -> bool:
+        return "Tip: For seamless cloud" not in record.getMessage()
+
+    log.addFilter(is_no_advert)
     try:
         with warnings.catch_warnings():
-            for message in _KNOWN_WARNINGS:
-                warnings.filterwarnings("ignore", message)
+            warnings.filterwarnings("ignore", "|".join(_KNOWN_WARNINGS))
             yield
     finally:
-        log.removeFilter(_is_no_advert)
-
-
-def _is_no_advert(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()
+        log.removeFilter(is_no_advert)
 
 
 def _conclude(trainer: pl.Trainer, settings: Settings, console: Console) -> None:
