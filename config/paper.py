@@ -9,6 +9,8 @@ max_epoch = 45
 train_batch_size, val_batch_size = 4, 4
 lr, weight_decay = 1e-4, 0.01
 backbone_lr, backbone_weight_decay = None, None  # None: the backbone learns as fast as the rest
+dictionary_lr = None  # None: so does the dictionary
+lookahead_alpha = 0.5  # share of the way that the slow weights go; 1: AdamW alone
 seed = 42
 protocol = "strict"  # "published": the reference's splits, which select on test or training data
 num_workers = 2
@@ -41,5 +43,7 @@ train_dataset, val_dataset, test_dataset = data.train(protocol), data.val(protoc
 train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)
 val_loader = evaluation_loader(val_dataset, val_batch_size, num_workers=num_workers)
 
-optimizer = adamw_lookahead(net, lr, weight_decay, backbone_lr, backbone_weight_decay)
+optimizer = adamw_lookahead(
+    net, lr, weight_decay, backbone_lr, backbone_weight_decay, dictionary_lr=dictionary_lr, alpha=lookahead_alpha
+)
 lr_scheduler = cosine(optimizer, max_epoch)

@@ -19,6 +19,7 @@ def adamw_lookahead(
     backbone_lr: float | None = None,
     backbone_weight_decay: float | None = None,
     *,
+    dictionary_lr: float | None = None,
     layer_decay: float | None = None,
     k: int = 5,
     alpha: float = 0.5,
@@ -34,10 +35,11 @@ def adamw_lookahead(
         weight_decay: AdamW's decoupled weight decay, at least 0.
         backbone_lr: learning rate of the parameters under `net.backbone`; None: `lr`.
         backbone_weight_decay: weight decay of the same parameters; None: `weight_decay`.
+        dictionary_lr: learning rate of the parameters under `net.dictionary`, of networks that have one; None: `lr`.
         layer_decay: factor of the learning rate from a layer of the backbone's trunk to the one before it, 0..1, as
             for BEiT (arXiv 2106.08254); for plain vision transformers. None: one rate.
         k: steps from one meeting to the next.
-        alpha: share of the way that the slow weights go towards the fast ones, 0..1.
+        alpha: share of the way that the slow weights go towards the fast ones, 0..1; 1 is AdamW alone.
 
     Raises:
         ConfigError: a value is out of range, nothing is trainable, or there is no trainable `net.backbone` to have a
@@ -50,7 +52,7 @@ def adamw_lookahead(
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha={alpha}: Lookahead's share lies between 0 and 1.")
     own = {"backbone_lr": backbone_lr, "backbone_weight_decay": backbone_weight_decay}
-    groups = _groups(net, {name: value for name, value in own.items() if value is not None})
+    groups = _groups(net, {name: value for name, value in own.items() if value is not None}, dictionary_lr)
     if layer_decay is not None:
         groups = _by_layer(net, groups, layer_decay, lr if backbone_lr is None else backbone_lr)
     optimizer = Lookahead(AdamW(groups, lr=lr, weight_decay=weight_decay), alpha=alpha, k=k)
@@ -112,9 +114,9 @@ def resume_schedule(
     )
     if found != wanted:
         raise ConfigError(
-            f"the checkpoint's optimiser has the parameter groups {found}, the config's {wanted}: backbone_lr and "
-            "backbone_weight_decay must be None in both or in neither. Set them as in the run that is resumed, or "
-            "start from its weights alone with pretrained_ckpt_path."
+            f"the checkpoint's optimiser has the parameter groups {found}, the config's {wanted}: backbone_lr, "
+            "backbone_weight_decay and dictionary_lr must be None in both or in neither. Set them as in the run that "
+            "is resumed, or start from its weights alone with pretrained_ckpt_path."
         )
     for group, ours in zip(groups, optimizer.param_groups, strict=True):
         group["weight_decay"] = ours["weight_decay"]
@@ -139,25 +141,32 @@ def _annealed(schedule: CosineAnnealingLR, epochs: int) -> list[float]:
     return [float(rate) for rate in twin.get_last_lr()]
 
 
-def _groups(net: nn.Module, own: dict[str, float]) -> list[dict[str, Any]]:
-    """Trainable parameters in one group, or in two where the backbone has settings of its `own`."""
+def _groups(net: nn.Module, own: dict[str, float], dictionary_lr: float | None) -> list[dict[str, Any]]:
+    """Trainable parameters, those of the backbone with its `own` settings and of the dictionary with its rate apart."""
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     if not trainable:
         raise ConfigError(f"{type(net).__name__} has no trainable parameter: nothing to optimise.")
-    if not own:
-        return [{"params": trainable, "name": "network"}]
-    for name, value in own.items():
-        _check(name, value, above=0 if name == "backbone_lr" else None)
-    given, backbone = ", ".join(f"{name}={value}" for name, value in own.items()), getattr(net, "backbone", None)
-    if not isinstance(backbone, nn.Module):
-        raise ConfigError(f"{given}: {type(net).__name__} has no module `backbone` that this could apply to.")
-    inside = {id(parameter) for parameter in backbone.parameters()}
-    ours, rest = ([p for p in trainable if (id(p) in inside) == wanted] for wanted in (True, False))
-    if not ours:
-        raise ConfigError(f"{given}: every parameter of the backbone is frozen. Unfreeze it or leave this setting out.")
-    options = {name.removeprefix("backbone_"): value for name, value in own.items()}
-    decoder: list[dict[str, Any]] = [{"params": rest, "name": "decoder"}] if rest else []
-    return [*decoder, {"params": ours, "name": "backbone", **options}]
+    apart: list[dict[str, Any]] = []
+    if own:
+        for name, value in own.items():
+            _check(name, value, above=0 if name == "backbone_lr" else None)
+        given, backbone = ", ".join(f"{name}={value}" for name, value in own.items()), getattr(net, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise ConfigError(f"{given}: {type(net).__name__} has no module `backbone` that this could apply to.")
+        if not (ours := [p for p in backbone.parameters() if p.requires_grad]):
+            raise ConfigError(
+                f"{given}: every parameter of the backbone is frozen. Unfreeze it or leave this setting out."
+            )
+        options = {name.removeprefix("backbone_"): value for name, value in own.items()}
+        apart.append({"params": ours, "name": "backbone", **options})
+    if dictionary_lr is not None:
+        _check("dictionary_lr", dictionary_lr, above=0)
+        entries = [p for name, p in net.named_parameters() if name.startswith("dictionary.") and p.requires_grad]
+        apart.append({"params": entries, "name": "dictionary", "lr": dictionary_lr})
+    inside = {id(parameter) for group in apart for parameter in group["params"]}
+    rest = [parameter for parameter in trainable if id(parameter) not in inside]
+    groups = [{"params": rest, "name": "decoder" if own else "network"}, *apart]
+    return [group for group in groups if group["params"]]
 
 
 def _by_layer(net: nn.Module, groups: list[dict[str, Any]], decay: float, lr: float) -> list[dict[str, Any]]:

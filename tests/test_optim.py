@@ -220,6 +220,43 @@ def test_the_backbone_can_have_its_own_rate_and_decay() -> None:
     assert (decoder["name"], backbone["name"]) == ("decoder", "backbone")
 
 
+def test_the_dictionary_can_have_its_own_rate() -> None:
+    net = Net()
+    (alone,) = adamw_lookahead(net, lr=1e-3, dictionary_lr=1e-2).param_groups  # a network without a dictionary
+    assert (alone["name"], alone["lr"]) == ("network", 1e-3)
+    net.dictionary = nn.Linear(3, 2)
+    network, dictionary = adamw_lookahead(net, lr=1e-3, dictionary_lr=1e-2).param_groups
+    assert (network["name"], network["lr"], dictionary["name"], dictionary["lr"]) == (
+        "network",
+        1e-3,
+        "dictionary",
+        1e-2,
+    )
+    assert [id(p) for p in dictionary["params"]] == [id(p) for p in net.dictionary.parameters()]
+    groups = adamw_lookahead(net, lr=1e-3, backbone_lr=1e-4, dictionary_lr=1e-2).param_groups
+    assert [(group["name"], group["lr"]) for group in groups] == [
+        ("decoder", 1e-3),
+        ("backbone", 1e-4),
+        ("dictionary", 1e-2),
+    ]
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in net.parameters())
+
+
+def test_with_alpha_1_it_is_adamw() -> None:
+    ours, theirs = Net(), Net()
+    theirs.load_state_dict(ours.state_dict())
+    one, other = (
+        adamw_lookahead(ours, lr=0.01, alpha=1.0),
+        torch.optim.AdamW(theirs.parameters(), 0.01, weight_decay=0.01),
+    )
+    for number in range(13):
+        step(ours, one, number)
+        step(theirs, other, number)
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
 def test_frozen_parameters_are_left_out() -> None:
     net = Net()
     net.backbone.requires_grad_(False)
@@ -248,6 +285,7 @@ def test_a_rate_for_a_backbone_that_is_not_there_is_refused() -> None:
         ("weight_decay", -0.1),
         ("backbone_lr", 0),
         ("backbone_weight_decay", -1),
+        ("dictionary_lr", 0),
         ("k", 0),
         ("k", 2.5),
         ("alpha", 1.5),
