@@ -5,6 +5,7 @@ No code in a weight file is run.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from inspect import signature
@@ -82,6 +83,7 @@ class Checkpoint:
         weights: tensors by name, without the `net.` of Lightning.
         arguments: constructor arguments of the network; None where the file does not say (a reference checkpoint).
         spec: the data set it was trained on; None where the file does not say.
+        train_size: largest side of the training samples, in pixels; None where the file does not say.
         is_reference: whether the names are those of the reference implementation.
         epochs: finished epochs of the training run that the file can resume; None where it holds weights alone.
         batches: batches of the next epoch that it has behind it, too; all of them where only its validation is left.
@@ -92,6 +94,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     arguments: dict[str, Any] | None = None
     spec: DatasetSpec | None = None
+    train_size: int | None = None
     is_reference: bool = False
     epochs: int | None = None
     batches: int = 0
@@ -125,9 +128,10 @@ class Checkpoint:
         return net.eval()
 
 
-def describe(net: nn.Module, spec: DatasetSpec | None) -> dict[str, Any]:
+def describe(net: nn.Module, spec: DatasetSpec | None, train_size: int | None = None) -> dict[str, Any]:
     """Description of a network for its checkpoint, of plain values, under the key KEY."""
-    return {"format": 1, "model": getattr(net, "arguments", None), "dataset": spec and spec.to_dict()}
+    dataset, model = spec and spec.to_dict(), getattr(net, "arguments", None)
+    return {"format": 1, "model": model, "dataset": dataset, "train_size": train_size}
 
 
 def position_of(content: Any) -> dict[str, Any]:
@@ -166,6 +170,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     carried, position = _description(content, path), position_of(content)
     return Checkpoint(
         path, weights, arguments=carried.get("model"), spec=carried.get("dataset"),
+        train_size=carried.get("train_size"),
         is_reference=not carried and any(name.startswith(("decoder.", "linear_c.")) for name in weights),
         epochs=position.get("epochs"), batches=position.get("batches", 0),
     )  # fmt: skip
@@ -191,6 +196,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         ) from error
     if architecture != ARCHITECTURE:
         raise CheckpointError(f"{path}: the architecture is {architecture!r}, expected {ARCHITECTURE!r}.")
+    train_size = _checked_size(facts, path)
     checkpoint = read_checkpoint(folder / FOLDER_WEIGHTS)
     for name, value in (checkpoint.arguments or {}).items():
         if name in arguments and arguments[name] != value:
@@ -198,7 +204,7 @@ def _read_folder(folder: Path) -> Checkpoint:
                 f"{folder}: {FOLDER_CONFIG} has {name}={arguments[name]!r}, {FOLDER_WEIGHTS} was written with "
                 f"{name}={value!r}. Take both files from one export."
             )
-    return replace(checkpoint, arguments=arguments, spec=spec, facts=facts)
+    return replace(checkpoint, arguments=arguments, spec=spec, train_size=train_size, facts=facts)
 
 
 def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
@@ -269,12 +275,21 @@ def _description(content: Any, path: Path) -> dict[str, Any]:
     parts = [carried, *map(carried.get, ("model", "dataset"))] if isinstance(carried, dict) else [carried]
     if wrong := [part for part in parts if not isinstance(part, dict | None)]:
         raise CheckpointError(f"{path}: its description ({KEY}: model, dataset) is damaged: {wrong[0]!r:.60}.")
+    _checked_size(carried, path)
     if (dataset := carried.get("dataset")) is None:
         return carried
     try:
         return carried | {"dataset": DatasetSpec.from_dict(dataset)}
     except ConfigError as error:
         raise CheckpointError(f"{path}: its description ({KEY}: dataset) is damaged: {error}") from error
+
+
+def _checked_size(description: Mapping[str, Any], path: Path) -> int | None:
+    """The size of the training samples in a description, pixels; None where it has none."""
+    size = description.get("train_size")
+    if size is not None and (type(size) is not int or size < 1):
+        raise CheckpointError(f"{path}: train_size is {size!r:.60}; expected pixels, 1 or more, or none.")
+    return size
 
 
 def _load_reference(net: nn.Module, checkpoint: Checkpoint) -> list[str]:

@@ -49,6 +49,14 @@ def test_a_network_comes_back_without_its_config(tmp_path: Path, image: torch.Te
         assert torch.equal(again(image), net(image))
 
 
+@pytest.mark.parametrize("size", [0, -3, 2.5, "256", True])
+def test_a_damaged_size_of_the_training_samples(tmp_path: Path, size: object) -> None:
+    net = network()
+    torch.save({"state_dict": net.state_dict(), KEY: describe(net, None) | {"train_size": size}}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=rf"a\.ckpt: train_size is {re.escape(repr(size))}"):
+        read_checkpoint(tmp_path / "a.ckpt")
+
+
 def test_a_checkpoint_carries_what_the_data_set_means(tmp_path: Path) -> None:
     path = save(tmp_path / "a.ckpt", network())
     carried = torch.load(path, weights_only=True)[KEY]

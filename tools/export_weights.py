@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_config(options.config)
         net, spec = settings.net, getattr(settings.val_dataset, "spec", None)
         load_weights(net, checkpoint)
-    export_weights(net, spec, options.output)
+    export_weights(net, spec, options.output, train_size=checkpoint.train_size)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB, to be tested with -w {options.output}")
     return 0
 

@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts = ModelFacts.from_checkpoint(checkpoint, **given)
         net = checkpoint.build()
     else:
+        given["window"] = options.window or checkpoint.train_size
         settings = load_config(options.config)
         net = settings.net
         load_weights(net, checkpoint)
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _write_graphs(net: "nn.Module", facts: "ModelFacts", options: argparse.Namespace) -> None:
     """Write the forms that are asked for beside the folder; the network is traced once for all of them."""
     from d2ls.export import graph, onnx_file  # noqa: PLC0415  (after the arguments are parsed)
+    from d2ls.export.facts import NOMINAL_SIZE  # noqa: PLC0415
 
     for path in (options.onnx, options.int8, options.qgis):
         if path is not None:
@@ -71,7 +73,7 @@ def _write_graphs(net: "nn.Module", facts: "ModelFacts", options: argparse.Names
         onnx_file.write_int8(options.onnx, options.int8)
         print(f"{options.int8}: ONNX with int8 matrices, {_size(options.int8)}")
     if options.qgis is not None:
-        tile = options.tile or facts.window
+        tile = options.tile or facts.window or NOMINAL_SIZE
         onnx_file.write_tile_onnx(net, facts, options.qgis, tile=tile)
         print(f"{options.qgis}: ONNX for QGIS (Deepness) and GeoDeep, {tile} px tiles, {_size(options.qgis)}")
         if facts.resolution is None:
@@ -99,7 +101,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--qgis", type=Path, metavar="FILE.onnx", help="write ONNX of one tile for QGIS (Deepness) and GeoDeep")
     add("--tile", type=cli.positive, metavar="PX", help="side of that tile (default: the window)")
     add("--stac", type=Path, metavar="FILE.json", help="write a STAC item (MLM extension) of the other files")
-    add("--window", type=cli.positive, metavar="PX", help="side of the images it was trained for (default 512)")
+    add("--window", type=cli.positive, metavar="PX", help="side of the training images (default: the checkpoint's)")
     add("--resolution", type=float, metavar="M", help="size of a pixel on the ground in metres")
     add("--licence", metavar="SPDX", help="licence of the weights, such as CC-BY-4.0")
     add("--scores", type=Path, metavar="JSON", help="metrics.json of a test run of this checkpoint")

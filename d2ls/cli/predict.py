@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the maps")
     cli.add_network_options(result)
-    add("--window", type=cli.positive, default=1024, metavar="N", help="side of a window in pixels (default 1024)")
+    add("--window", type=cli.positive, metavar="N", help="side of a window in pixels (default: follows from training)")
     add("--overlap", type=float, default=0.25, metavar="SHARE", help="of windows, 0 to 0.9 (default 0.25)")
     add("--scale", type=float, default=1.0, metavar="F", help="factor of the image's size for the network (default 1)")
     add("-b", "--batch-size", type=cli.positive, default=1, metavar="N", help="windows at once (default 1)")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from d2ls.cli import common as cli
-from d2ls.cli.predict_run import load_job, predict_rasters, rasters_of
+from d2ls.cli.predict_run import load_job, predict_rasters, rasters_of, tell
 from d2ls.errors import ConfigError, D2LSError, DataError
 
 
@@ -74,6 +74,8 @@ def _work(
             if loud:
                 raise
             return cli.EXIT_BAD_INPUT
+        if loud and job.opening:
+            tell(job.opening)
         return predict_rasters(job, _next(rasters, taken))
 
     sys.exit(cli.run_main(main, []))

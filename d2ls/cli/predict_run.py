@@ -29,10 +29,10 @@ from d2ls.inference.onnx_network import OnnxNetwork, onnx_file
 from d2ls.inference.predictor import Network, check_precision, choose_device, views_at_once
 from d2ls.inference.raster import Segmentation
 from d2ls.inference.raster_file import RASTER_SUFFIXES, RasterFile, fingerprint, open_raster
-from d2ls.inference.sliding_window import Windows
+from d2ls.inference.sliding_window import Windows, window_for
 from d2ls.memory import keep_freed_memory
 
-_DECISIVE = ("window", "overlap", "scale", "tta", "bands", "probabilities", "confidence", "polygons")
+_DECISIVE = ("overlap", "scale", "tta", "bands", "probabilities", "confidence", "polygons")
 _D4 = Views(hflip=True, vflip=True, rot90=True)  # where the data set's own test has no other meaning of d4
 _KEPT = 256 << 20  # bytes that the process keeps after it has freed them
 
@@ -48,7 +48,10 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
         The exit code: 0, or 2 if a raster was skipped.
     """
     rasters = rasters_of(options)
-    return predict_rasters(load_job(options, command), rasters)
+    job = load_job(options, command)
+    if job.opening:
+        tell(job.opening)
+    return predict_rasters(job, rasters)
 
 
 def rasters_of(options: argparse.Namespace) -> list[Path]:
@@ -83,15 +86,15 @@ def load_job(options: argparse.Namespace, command: list[str]) -> "Job":
         CheckpointError: it cannot be read, or does not say its classes and bands.
         ConfigError: options that contradict each other or this machine.
     """
-    windows = Windows(options.window, options.window, options.overlap)
     further = {"checkpoint": str(options.weights), "command": shlex.join(command)}
     if (onnx := onnx_file(options.weights)) is not None:
         if options.precision:
             raise ConfigError(f"--precision {options.precision}: an ONNX file has its own. Leave the option out.")
         exported = OnnxNetwork(onnx, options.device)
-        spec, work = exported.spec, segmentation(options, exported, exported.spec, exported.prepare, windows)
+        spec, size = exported.spec, exported.train_size
+        work = segmentation(options, exported, spec, exported.prepare, size)
         decisive = {"checkpoint_sha256": exported.sha256, "precision": "onnx", "device": exported.provider}
-        return Job(options, spec, work, decisive, further)
+        return Job(options, spec, work, decisive, further, size)
     device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
     if device.type == "cpu":
         keep_freed_memory(_KEPT)
@@ -102,9 +105,9 @@ def load_job(options: argparse.Namespace, command: list[str]) -> "Job":
             "training run). Use the test script of its data set, with -c."
         )
     network = Network(checkpoint.build(), device, precision)
-    work = segmentation(options, network, checkpoint.spec, normalisation(checkpoint.spec), windows)
+    work = segmentation(options, network, checkpoint.spec, normalisation(checkpoint.spec), checkpoint.train_size)
     decisive = {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type}
-    return Job(options, checkpoint.spec, work, decisive, further)
+    return Job(options, checkpoint.spec, work, decisive, further, checkpoint.train_size)
 
 
 def list_rasters(path: Path) -> list[Path]:
@@ -134,9 +137,19 @@ def segmentation(
     network: Network | OnnxNetwork,
     spec: DatasetSpec,
     prepare: Callable[[NDArray[Any]], Tensor],
-    windows: Windows,
+    train_size: int | None,
 ) -> Segmentation:
-    """Window, overlap, views and scale that the options ask for; `prepare` gives values as the network takes them."""
+    """Windows, views and scale that the options ask for.
+
+    Args:
+        options: from `d2ls.cli.predict.parser`.
+        network: gives the logits.
+        spec: its classes and bands.
+        prepare: gives the values of a raster as the network takes them.
+        train_size: largest side of its training samples, on which windows depend that are not asked for.
+    """
+    side = options.window or window_for(train_size, options.scale)
+    windows = Windows(side, side, options.overlap)
     views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(spec.name).d4 if spec.name in sets.names() else _D4}[
         options.tta
     ]
@@ -164,6 +177,7 @@ class Job:
         segmentation: the network, its views and windows.
         decisive: what decides the maps beside the options.
         further: what the summaries tell, too.
+        train_size: largest side of the network's training samples; None if unknown.
     """
 
     options: argparse.Namespace
@@ -171,6 +185,15 @@ class Job:
     segmentation: Segmentation
     decisive: Mapping[str, Any]
     further: Mapping[str, Any]
+    train_size: int | None
+
+    @property
+    def opening(self) -> str | None:
+        """A line about windows that nobody asked for and that follow from training; None for others."""
+        if self.options.window or self.train_size is None:
+            return None
+        side = self.segmentation.windows.width
+        return f"windows of {side} px: the network was trained on samples of {self.train_size} px (see --window)"
 
     def predict(self, path: Path) -> None:
         """Segment a raster, unless its map is finished or another process works on it.
@@ -180,7 +203,7 @@ class Job:
         """
         options = self.options
         with open_raster(path, self.spec, options.bands) as raster:
-            run = {name: getattr(options, name) for name in _DECISIVE}
+            run = {"window": self.segmentation.windows.width, **{name: getattr(options, name) for name in _DECISIVE}}
             run |= {"input": path.name, "input_fingerprint": fingerprint(path), **self.decisive}
             layers = [name for name in ("probabilities", "confidence") if getattr(self.segmentation, name)]
             files = MapFiles(options.output, path.stem, raster, self.spec, run, tuple(layers))
@@ -189,11 +212,11 @@ class Job:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                _tell(f"{files.path}: another process works on it")
+                tell(f"{files.path}: another process works on it")
                 return
             try:
                 if options.resume and files.is_done():
-                    _tell(f"{files.path}: finished before")
+                    tell(f"{files.path}: finished before")
                 else:
                     self._make(raster, files)
             finally:
@@ -228,8 +251,9 @@ class Job:
         files.publish(summary | {"seconds": round(seconds, 2), "shares": shares, "hectares": hectares})
         told = [f"{n} {s:.1%}" + (f" ({hectares[n]:,.2f} ha)" if hectares else "") for n, s in shares.items() if s]
         speed = new * source.width / 1e6 / seconds
-        _tell(f"{files.path}: {seconds:.1f} s, {speed:.2f} megapixels/s; {', '.join(told) or 'no data'}")
+        tell(f"{files.path}: {seconds:.1f} s, {speed:.2f} megapixels/s; {', '.join(told) or 'no data'}")
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Print a line as it is."""
     Console().print(line, highlight=False, soft_wrap=True, markup=False)

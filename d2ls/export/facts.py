@@ -17,6 +17,8 @@ from d2ls.metrics import MEANS
 from d2ls.models.pretrained import licence_note
 from d2ls.version import __version__
 
+NOMINAL_SIZE = 512  # in the layout of timm's models, where the size of the training samples is unknown
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
@@ -25,7 +27,8 @@ class ModelFacts:
     Attributes:
         arguments: constructor arguments of the network.
         spec: classes, colours, bands and normalisation.
-        window: side of the square images it was trained for, in pixels; predictions on larger images use it.
+        window: largest side of the training samples, in pixels, from which windows of predictions follow; None if
+            unknown.
         resolution: ground size of a pixel in metres; None if unknown.
         licence: SPDX identifier of the weights' licence; None if not stated.
         scores: of a test run: its means, 95 % intervals, scores of each class and the run's record.
@@ -34,7 +37,7 @@ class ModelFacts:
 
     arguments: Mapping[str, Any]
     spec: DatasetSpec
-    window: int = 512
+    window: int | None = None
     resolution: float | None = None
     licence: str | None = None
     scores: Mapping[str, Any] | None = None
@@ -47,14 +50,14 @@ class ModelFacts:
 
     def to_config(self) -> dict[str, Any]:
         """The content of `config.json`, in the layout of timm's models on the Hugging Face hub."""
-        channels = len(self.spec.bands)
+        channels, side = len(self.spec.bands), self.window or NOMINAL_SIZE
         return {
             **self.further,
             "architecture": ARCHITECTURE,
             "num_classes": self.spec.num_classes,
             "model_args": dict(self.arguments),
             "pretrained_cfg": {
-                "input_size": [channels, self.window, self.window],
+                "input_size": [channels, side, side],
                 "fixed_input_size": False,
                 "mean": list(self.spec.mean),
                 "std": list(self.spec.std),
@@ -63,6 +66,7 @@ class ModelFacts:
                 "license": self.licence,
             },
             "dataset": self.spec.to_dict(),
+            "train_size": self.window,
             "ground_resolution": self.resolution,
             "scores": self.scores,
             "versions": {
@@ -89,13 +93,12 @@ class ModelFacts:
         facts: dict[str, Any] = {
             "arguments": checkpoint.arguments,
             "spec": checkpoint.spec,
+            "window": checkpoint.train_size,
             "resolution": carried.get("ground_resolution"),
             "licence": cfg.get("license"),
             "scores": carried.get("scores"),
             "further": {name: value for name, value in carried.items() if name not in known},
         }
-        if size := cfg.get("input_size"):
-            facts["window"] = int(size[-1])
         return cls(**facts | {name: value for name, value in changes.items() if value is not None})
 
 

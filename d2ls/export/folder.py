@@ -27,7 +27,7 @@ def write_folder(net: nn.Module, facts: ModelFacts, folder: Path, *, half: bool 
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; expected the name of a folder to write the model to.")
     folder.mkdir(parents=True, exist_ok=True)
-    export_weights(net, facts.spec, folder / FOLDER_WEIGHTS, half=half)
+    export_weights(net, facts.spec, folder / FOLDER_WEIGHTS, half=half, train_size=facts.window)
     config = json.dumps(facts.to_config(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(folder / FOLDER_CONFIG, config.encode())
     write_bytes(folder / hub.CARD, model_card(facts, folder.resolve().name).encode())

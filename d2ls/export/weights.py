@@ -16,11 +16,14 @@ from d2ls.models.weight_files import DIGEST, digest_of
 SUFFIX = ".safetensors"
 
 
-def export_weights(net: nn.Module, spec: DatasetSpec | None, path: Path, *, half: bool = False) -> None:
+def export_weights(
+    net: nn.Module, spec: DatasetSpec | None, path: Path, *, half: bool = False, train_size: int | None = None
+) -> None:
     """Write a network's weights with its constructor arguments, its data set's spec and a checksum, `*.safetensors`.
 
     The file is written whole or not at all. `d2ls.checkpoint.read_checkpoint` reads it like a checkpoint, without a
     config. `half` stores matrices and kernels in float16; a network that loads them still computes in float32.
+    `train_size` is the largest side of the training samples in pixels, where it is known.
 
     Raises:
         ConfigError: another ending, or a weight that float16 cannot hold.
@@ -31,7 +34,7 @@ def export_weights(net: nn.Module, spec: DatasetSpec | None, path: Path, *, half
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    metadata = {"format": "pt", KEY: json.dumps(describe(net, spec)), DIGEST: digest_of(tensors)}
+    metadata = {"format": "pt", KEY: json.dumps(describe(net, spec, train_size)), DIGEST: digest_of(tensors)}
     write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 

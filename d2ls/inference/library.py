@@ -11,8 +11,8 @@ from d2ls.checkpoint import read_checkpoint
 from d2ls.data.augment import normalise
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, DataError
-from d2ls.inference.predictor import Network, by_windows, choose_device, whole_images
-from d2ls.inference.sliding_window import Windows
+from d2ls.inference.predictor import Network, choose_device, views_by_windows
+from d2ls.inference.sliding_window import Windows, window_for
 from d2ls.inference.tta import NONE
 
 
@@ -28,7 +28,7 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
         The network, in evaluation, on the device: float images (B, bands, H, W), normalised, to logits (B, K, H, W).
         Attributes that it has beside its own: `spec` (DatasetSpec), `classes` (K names), `colours` (K RGB tuples),
         `bands` (names, in the order of the input), `mean` and `std` (of each band, in the unit of its
-        values, 0..255 for 8 bits).
+        values, 0..255 for 8 bits), `window` (side in pixels of the windows that `predict` takes).
 
     Raises:
         CheckpointError: unreadable, or the file does not name the network or its classes.
@@ -44,17 +44,19 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
     net = checkpoint.build().to(choose_device(device))
     for name in ("classes", "colours", "bands", "mean", "std"):
         setattr(net, name, getattr(spec, name))
-    net.spec = spec  # type: ignore[assignment]
+    net.spec, net.window = spec, window_for(checkpoint.train_size)  # type: ignore[assignment]
     return net
 
 
-def predict(model: nn.Module, image: NDArray[np.uint8], window: int = 1024, overlap: float = 0.25) -> NDArray[np.uint8]:
+def predict(
+    model: nn.Module, image: NDArray[np.uint8], window: int | None = None, overlap: float = 0.25
+) -> NDArray[np.uint8]:
     """Segment an image.
 
     Args:
         model: from `load_model`.
         image: RGB values 0..255, uint8 (H, W, 3), of any size.
-        window: side of the windows in which a larger image is segmented, in pixels.
+        window: side of the windows in which a larger image is segmented, in pixels; None: `model.window`.
         overlap: share of a window that its neighbour covers too, 0 to 0.9.
 
     Returns:
@@ -68,8 +70,6 @@ def predict(model: nn.Module, image: NDArray[np.uint8], window: int = 1024, over
     spec = model.spec
     assert isinstance(spec, DatasetSpec)
     network = Network(model, next(model.parameters()).device, "32-true")
-    if max(image.shape) <= window:
-        segment = whole_images(network, NONE, 1, spec.num_classes)
-    else:
-        segment = by_windows(network, NONE, 1, spec.num_classes, Windows(window, window, overlap), 1)
+    side = window or int(model.window)  # type: ignore[arg-type]
+    segment = views_by_windows(network, NONE, spec.num_classes, Windows(side, side, overlap), 1)
     return segment(torch.from_numpy(normalise(image))[None])[0].numpy()

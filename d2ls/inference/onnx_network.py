@@ -31,6 +31,7 @@ class OnnxNetwork:
 
     Attributes:
         spec: classes, bands and type of the images.
+        train_size: largest side of the training samples, in pixels; None if unknown.
         device: of the images and logits, always the CPU.
         provider: onnxruntime's execution provider.
 
@@ -44,6 +45,7 @@ class OnnxNetwork:
     def __init__(self, path: Path, device: str = "auto") -> None:
         self._model = OnnxModel(path, providers=_providers(device), threads=torch.get_num_threads())
         self.spec = self._model.spec
+        self.train_size: int | None = self._model.facts.get("train_size")
         self.provider = self._model.provider
         self._range = np.iinfo(self.spec.dtype) if self.spec.dtype != "float32" else None
         self._mean = torch.tensor(self.spec.mean)[:, None, None]

@@ -11,6 +11,22 @@ from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD
 from d2ls.errors import ConfigError
 from d2ls.inference.tta import Model
 
+LARGEST_WINDOW, LARGEST_SCALED_WINDOW = 1024, 4096
+
+
+def window_for(train_size: int | None, scale: float = 1.0) -> int:
+    """Side of the windows for a network: what it sees of one is as large as its training samples, at most 1024 px.
+
+    Its dictionary depends on all that a window shows; figures are in docs/predict.md.
+
+    Args:
+        train_size: largest side of the training samples, in pixels; None if unknown, then 1024 whatever the scale.
+        scale: factor of the image's size for the network; windows are cut before, and have at most 4096 px.
+    """
+    if train_size is None:
+        return LARGEST_WINDOW
+    return min(round(min(train_size, LARGEST_WINDOW) / scale), LARGEST_SCALED_WINDOW)
+
 
 @dataclass(frozen=True)
 class Windows:

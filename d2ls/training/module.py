@@ -86,6 +86,7 @@ class SegmentationModule(pl.LightningModule):
         self.val_losses, self.val_images = SumMetric(nan_strategy="disable"), SumMetric(nan_strategy="disable")
         self.scores: Scores | None = None  # of this epoch's validation
         self.skipped = SkippedBatches(max_skipped_batches)
+        self.train_size: int | None = None  # largest side of the training samples so far
         self.log_terms = True  # switched off by callbacks that log them in another way
         self._unchecked: StepLoss | None = None
         self._left_out = False  # whether a batch of this optimiser step was
@@ -162,6 +163,7 @@ class SegmentationModule(pl.LightningModule):
         self.check_last_loss()
         if "mask" not in batch:
             raise DataError(f"{batch['path'][0]}: no mask; training needs one for each image.")
+        self.train_size = max(self.train_size or 1, *batch["image"].shape[-2:])
         terms = self._named(_call("loss", self.loss, _call("net", self, batch["image"]), batch["mask"]))
         own = torch.stack([term.detach().float() for term in terms.values()])
         # One exchange: every process learns of a loss that is not finite, and none is left waiting.
@@ -275,13 +277,15 @@ class SegmentationModule(pl.LightningModule):
         schedules = checkpoint["lr_schedulers"]
         state = checkpoint["optimizer_states"][0]
         resume_schedule(self.optimizer, self.lr_scheduler, state, next(iter(schedules), None))
-        self.skipped.in_epoch, self.skipped.in_run = checkpoint.get(KEY, {}).get("skipped", (0, 0))
+        carried = checkpoint.get(KEY, {})
+        self.skipped.in_epoch, self.skipped.in_run = carried.get("skipped", (0, 0))
+        self.train_size = carried.get("train_size")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what rebuilds the network without its config: arguments, classes, colours."""
+        """Add what rebuilds and runs the network without its config: arguments, classes, size of the samples."""
         self.check_last_loss()
-        own = describe(self.net, self.spec) | {"skipped": [self.skipped.in_epoch, self.skipped.in_run]}
-        checkpoint[KEY] = checkpoint.get(KEY, {}) | own
+        own = {"skipped": [self.skipped.in_epoch, self.skipped.in_run]}
+        checkpoint[KEY] = checkpoint.get(KEY, {}) | describe(self.net, self.spec, self.train_size) | own
 
     def _named(self, value: Any) -> dict[str, Tensor]:
         """The loss's scalars by name."""

@@ -153,6 +153,33 @@ def test_views_and_scale_change_the_map_and_keep_its_size(weights: Path, tmp_pat
     assert len({array.tobytes() for array in found.values()}) == 4
 
 
+@pytest.fixture
+def of_small_samples(weights: Path, tmp_path: Path) -> Path:
+    """The same weights; the checkpoint says that they were trained on samples of 64 px."""
+    content = torch.load(weights, weights_only=True)
+    content[KEY]["train_size"] = 64
+    torch.save(content, tmp_path / "small.ckpt")
+    return tmp_path / "small.ckpt"
+
+
+def test_windows_follow_from_the_training_samples(
+    of_small_samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scene(tmp_path / "a.tif")
+    words = ("-w", of_small_samples, "-i", tmp_path / "a.tif", "-o")
+    assert run(*words, tmp_path / "own") == 0
+    assert capsys.readouterr().out.startswith("windows of 64 px: the network was trained on samples of 64 px")
+    assert run(*words, tmp_path / "own", "--resume", *SMALL) == 0
+    told = capsys.readouterr().out
+    assert "finished before" in told
+    assert "windows of" not in told
+    assert json.loads((tmp_path / "own" / "a.json").read_text())["run"]["window"] == 64
+    assert run(*words, tmp_path / "own", "--resume", "--window", 96) == 0
+    assert "finished before" not in capsys.readouterr().out
+    assert run(*words, tmp_path / "half", "--scale", 0.5) == 0
+    assert capsys.readouterr().out.startswith("windows of 128 px")
+
+
 @pytest.mark.parametrize("by_columns", [False, True])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_interrupted_and_resumed_the_files_are_the_same(

@@ -1,5 +1,6 @@
 """predict.py with an exported ONNX file gives the map of the checkpoint, and runs no network of PyTorch."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,15 @@ def test_windows_views_and_scales_are_those_of_the_checkpoint(
     assert np.abs(shares - other).max() <= levels
     different = (read(tmp_path / "torch" / "a.tif") != read(tmp_path / "onnx" / "a.tif"))[0]
     assert top_two(shares)[different].max(initial=0) <= 2 * levels
+
+
+def test_windows_follow_from_the_training_samples(checkpoint: CheckpointOf, tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.tif")
+    saved = read_checkpoint(checkpoint(vaihingen.SPEC))
+    facts = ModelFacts.from_checkpoint(saved, window=96)
+    write_onnx(export_program(saved.build(), vaihingen.SPEC), facts, tmp_path / "m.onnx")
+    assert run("-w", tmp_path / "m.onnx", "-i", tmp_path / "a.tif", "-o", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "a.json").read_text())["run"]["window"] == 96
 
 
 def test_float_bands_with_missing_values(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import d2ls
-from d2ls.checkpoint import load_weights, read_checkpoint
+from d2ls.checkpoint import KEY, describe, load_weights, read_checkpoint
 from d2ls.cli.common import run_main
 from d2ls.cli.export import main
 from d2ls.cli.predict import main as predict_main
@@ -69,6 +69,25 @@ def test_the_same_network_comes_back(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (tmp_path / "models" / "x" / "model.safetensors").stat().st_size < 4.2 * sum(
         parameter.numel() for parameter in net.state_dict().values()
     )
+
+
+def test_the_size_of_the_training_samples_goes_along(tmp_path: Path) -> None:
+    net = network()
+    state = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    for name, size in (("known", 96), ("unknown", None)):
+        path = tmp_path / f"{name}.ckpt"
+        torch.save({"state_dict": state, KEY: describe(net, vaihingen.SPEC, size)}, path)
+        assert run(path, "-o", tmp_path / name) == 0
+        assert run(tmp_path / name, "-o", tmp_path / "again") == 0
+        found = [
+            read_checkpoint(tmp_path / place).train_size for place in (path, name, "again", f"{name}/model.safetensors")
+        ]
+        assert found == [size] * 4
+        shown = f"samples of {size} x {size} px" in (tmp_path / name / "README.md").read_text()
+        assert shown == (size is not None)
+    change(tmp_path / "known", train_size="large")
+    with pytest.raises(CheckpointError, match=r"config\.json: train_size is 'large'"):
+        read_checkpoint(tmp_path / "known")
 
 
 def test_half_the_size_and_nearly_the_same_logits(tmp_path: Path, folder: Path) -> None:

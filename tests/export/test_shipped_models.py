@@ -29,6 +29,7 @@ def test_they_load_and_segment_small_and_say_what_they_scored(folder: Path) -> N
     assert mask.shape == (70, 90)
     assert mask.max() < len(model.classes)
     assert sum(path.stat().st_size for path in folder.iterdir()) < 12e6
+    assert model.window == {"demo": 192, "dubai": 320}[folder.name]  # crops of their configs
     text = (folder / "config.json").read_text(encoding="utf-8")
     assert 0.5 < json.loads(text)["scores"]["mIoU"] < 1
 

@@ -48,6 +48,19 @@ def test_a_large_image_goes_by_windows(checkpoint: CheckpointOf) -> None:
     assert set(sizes) == {(64, 64)}
 
 
+def test_windows_are_as_large_as_the_training_samples(checkpoint: CheckpointOf, tmp_path: Path) -> None:
+    content = torch.load(checkpoint(vaihingen.SPEC), weights_only=True)
+    content["d2ls"]["train_size"] = 64
+    torch.save(content, tmp_path / "a.ckpt")
+    model = d2ls.load_model(tmp_path / "a.ckpt", device="cpu")
+    sizes = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[-2:])))
+    d2ls.predict(model, image(100, 150))
+    d2ls.predict(model, image(40, 100))
+    assert set(sizes) == {(64, 64), (40, 64)}
+    assert d2ls.load_model(checkpoint(vaihingen.SPEC), device="cpu").window == 1024
+
+
 @pytest.mark.parametrize(
     "wrong",
     [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from d2ls import SegmentationModule
+from d2ls.checkpoint import read_checkpoint
 from d2ls.config import load_config
 from d2ls.data.augment import normalise_batch
 from d2ls.data.sets import vaihingen
@@ -65,6 +66,21 @@ def test_a_plain_trainer_trains_validates_and_logs() -> None:
     assert {"train_loss", "train_loss_epoch", "val_loss", "val_mIoU", "val_F1", "val_OA", "val_IoU/a"} <= set(found)
     (one,) = trainer.validate(own, DataLoader(samples(), 2), verbose=False)
     assert one["val_loss"] == pytest.approx(found["val_loss"].item())
+
+
+def test_a_checkpoint_says_how_large_the_training_samples_were(tmp_path: Path) -> None:
+    own, wide = (
+        module(),
+        [sample | {"image": sample["image"][:, :9], "mask": sample["mask"][:9]} for sample in samples()],
+    )
+    plain_trainer(max_epochs=1).fit(own, DataLoader(wide, 2), DataLoader(samples(), 2))
+    own.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt").train_size == 16
+    again = module()
+    small = [sample | {"image": sample["image"][:, :9, :8], "mask": sample["mask"][:9, :8]} for sample in samples()]
+    plain_trainer(max_epochs=2).fit(again, DataLoader(small, 2), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    again.trainer.save_checkpoint(tmp_path / "b.ckpt")
+    assert read_checkpoint(tmp_path / "b.ckpt").train_size == 16
 
 
 def test_the_terms_of_our_loss_are_logged_by_name() -> None:
