@@ -50,7 +50,7 @@ print(json.dumps({
     "cuDNN": torch.backends.cudnn.version() if card else None,
 }))
 """
-DRAW = """import pathlib, sys; from d2ls.synthetic.folders import write_vaihingen
+DRAW = """import pathlib, sys; from tests.drawn.folders import write_vaihingen
 write_vaihingen(pathlib.Path(sys.argv[1]), size=64, train=6, validation=2, test=2)"""
 
 
