@@ -29,18 +29,11 @@ _SAME_TENSORS = ("drop_path_rate", "freeze_backbone", "memory_efficient")  # arg
 
 @dataclass(frozen=True)
 class BestRecord:
-    """The best checkpoint of the last run in a folder.
+    """The best checkpoint of the last run in a folder."""
 
-    Attributes:
-        file: its name in the folder.
-        epoch: after which it was saved, from 1.
-        monitor: name of the score that chose it.
-        score: value of that score.
-    """
-
-    file: str
-    epoch: int
-    monitor: str
+    file: str  # its name in the folder
+    epoch: int  # after which it was saved, from 1
+    monitor: str  # name of the score that chose it
     score: float
 
 

@@ -295,9 +295,9 @@ def _run(path: Path, tree: ast.Module, source: str) -> dict[str, Any]:
                 exec(compile(ast.Module([node], []), getattr(node, "origin", str(path)), "exec"), names)
     except (Exception, SystemExit) as error:
         frames = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
-        place = next((f"{file}, line {line}" for file, line in frames if file in files), str(path))
+        where = next((f"{file}, line {line}" for file, line in frames if file in files), str(path))
         kind = "" if isinstance(error, D2LSError) else f"{type(error).__name__}: "
-        raise ConfigError(f"{place}: {kind}{error}") from error
+        raise ConfigError(f"{where}: {kind}{error}") from error
     finally:
         del sys.modules[module.__name__]
     return {n: v for n, v in names.items() if not n.startswith("_") and not isinstance(v, types.ModuleType)}

@@ -171,11 +171,8 @@ def _extra_loss(name: str, ignore_index: int) -> nn.Module:
 def soft_cross_entropy(logits: Tensor, mask: Tensor, ignore_index: int, weights: Tensor | None = None) -> Tensor:
     """Cross entropy with label smoothing 0.05, averaged over all pixels; ignored ones add 0 to that mean.
 
-    Args:
-        logits: (B, K, H, W).
-        mask: labels, (B, H, W), as `check_mask` accepts them.
-        ignore_index: label of the pixels to ignore.
-        weights: of each class, (K,), as in `torch.nn.functional.cross_entropy`; they leave the mean's denominator.
+    Of logits (B, K, H, W) and labels (B, H, W), as `check_mask` accepts them. Weights of the classes, (K,), act as in
+    `torch.nn.functional.cross_entropy`, but leave the mean's denominator.
     """
     return _soft_cross_entropy(_class_sums(logits, mask, ignore_index), mask, weights)
 
@@ -188,12 +185,7 @@ def soft_cross_entropy_and_dice(
     Dice compares sums over the whole batch: 1 - (2 I + 0.05) / (P + T + 0.05) for each class, where P sums the class's
     probability over the labelled pixels, T counts its true pixels and I sums the probability on these. A class without
     a true pixel counts 0; the mean is over all K classes. In a distributed run the sums are those of one process.
-
-    Args:
-        logits: (B, K, H, W).
-        mask: labels, (B, H, W), as `check_mask` accepts them.
-        ignore_index: label of the pixels to ignore.
-        weights: of each class in the cross entropy, (K,).
+    Arguments are those of `soft_cross_entropy`.
     """
     sums = _class_sums(logits, mask, ignore_index, for_dice=True)
     _, _, predicted, overlap, true = sums
@@ -241,11 +233,7 @@ def contrastive_loss(dictionary: Tensor) -> Tensor:
     """Spread of each entry over the batch, relative to the spread between entries (paper, section 3.4).
 
     With m_n the batch mean of entry n: the mean over (b, n) of |D[b, n] - m_n|^2, divided by the mean over pairs
-    n < n' of |m_n - m_n'|^2 plus 1e-6. One image alone gives exactly 0. Both means are over the images given:
-    `D2LSLoss` gives it those of all processes.
-
-    Args:
-        dictionary: entries of each image, (B, N, C), N at least 2.
+    n < n' of |m_n - m_n'|^2 plus 1e-6, of the entries (B, N, C) of all images given. One image alone gives exactly 0.
 
     Raises:
         DataError: the dictionary has another number of dimensions, or fewer than two entries.

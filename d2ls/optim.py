@@ -62,12 +62,7 @@ def adamw_lookahead(
 
 
 def cosine(optimizer: Optimizer, max_epoch: int, eta_min: float = 1e-6) -> CosineAnnealingLR:
-    """Anneal every learning rate along half a cosine to `eta_min`, one step per epoch.
-
-    Args:
-        optimizer: what `adamw_lookahead` gave.
-        max_epoch: epochs until `eta_min` is reached.
-        eta_min: last learning rate, of all groups.
+    """Anneal every learning rate along half a cosine to `eta_min` after `max_epoch` epochs, one step per epoch.
 
     Raises:
         ConfigError: `max_epoch` is no positive whole number, or a learning rate starts below `eta_min`, so that it
@@ -96,13 +91,7 @@ def resume_schedule(
 
     Moments, slow weights and the number of epochs stay as they were saved. The learning rates become those that a run
     with today's rates and length has after as many epochs; where nothing was changed, nothing changes. A schedule
-    other than `cosine` goes on as it was saved.
-
-    Args:
-        optimizer: as the config built it, not stepped yet.
-        schedule: as the config built it, or None.
-        optimizer_state: what is going to be loaded into `optimizer`.
-        schedule_state: what is going to be loaded into `schedule`.
+    other than `cosine` goes on as it was saved. Optimiser and schedule are as the config built them, not stepped yet.
 
     Raises:
         ConfigError: the parameters were grouped in another way.

@@ -7,28 +7,19 @@ from typing import Any
 from d2ls.errors import ConfigError
 
 PROTOCOLS = ("strict", "published")
-INTERVALS = ("epoch", "step")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 MONITORS = ("val_mIoU", "val_F1", "val_OA", "val_loss", "train_loss")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A name that a config may set.
+    """A name that a config may set."""
 
-    Attributes:
-        types: types of its value; empty for an object that a config builds.
-        default: its value where a config leaves it out.
-        help: one line for the command line.
-        required: whether a config must set it.
-        config_only: whether only the config itself reads it.
-    """
-
-    types: tuple[type, ...]
-    default: Any
-    help: str
+    types: tuple[type, ...]  # of its value; empty for an object that a config builds
+    default: Any  # its value where a config leaves it out
+    help: str  # one line for the command line
     required: bool = False
-    config_only: bool = False
+    config_only: bool = False  # whether only the config itself reads it
 
     @property
     def simple(self) -> bool:
@@ -115,8 +106,8 @@ SETTINGS: dict[str, Setting] = {
 
 
 _CHOICES = {
-    "protocol": PROTOCOLS, "monitor": MONITORS, "monitor_mode": ("max", "min"), "lr_scheduler_interval": INTERVALS,
-    "float32_matmul_precision": MATMUL_PRECISIONS, "num_workers": ("auto",), "pin_memory": ("auto",),
+    "protocol": PROTOCOLS, "monitor": MONITORS, "monitor_mode": ("max", "min"), "num_workers": ("auto",),
+    "float32_matmul_precision": MATMUL_PRECISIONS, "lr_scheduler_interval": ("epoch", "step"), "pin_memory": ("auto",),
     "class_weights": ("balanced",), "sampler": ("rare_classes",),
 }  # fmt: skip
 """Settings that, as text, take one of a few values."""

@@ -65,11 +65,9 @@ def shard(word: str) -> tuple[int, int]:
 
 
 def run_main(main: Main, arguments: Sequence[str] | None = None) -> int:
-    """Run a script: an error that the user can mend becomes one message on stderr and exit code 2.
+    """Run a script with its command line, that of the process by default; gives the exit code.
 
-    Args:
-        main: takes the command line (None: that of the process) and gives the exit code.
-        arguments: the command line without the script's name.
+    An error that the user can mend becomes one message on stderr and exit code 2.
     """
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

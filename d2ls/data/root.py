@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from d2ls.errors import ConfigError
-
-PROTOCOLS = ("strict", "published")
+from d2ls.settings import PROTOCOLS
 
 
 def data_root() -> Path:

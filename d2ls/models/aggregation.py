@@ -10,10 +10,8 @@ from torch import Tensor, nn
 class Aggregation(nn.Module):
     """Linear to C per level, bilinear resize to stride 4, 1x1 convolution over all levels.
 
-    Args:
-        channels: channels of the four maps, strides 4 to 32.
-        width: embedding width C.
-        aggregate: False is the ablation that takes the resized deepest level alone.
+    `channels` are those of the maps at strides 4 to 32; `aggregate=False` is the ablation that takes the resized
+    deepest level alone.
     """
 
     def __init__(self, channels: Sequence[int], width: int, *, aggregate: bool = True) -> None:

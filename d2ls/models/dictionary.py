@@ -11,13 +11,7 @@ DictionaryKind = Literal["dynamic", "static", "ones", "zeros"]
 
 
 class Modulator(nn.Module):
-    """Mixing weights over the candidates of each entry, from the stride-32 map (paper, section 3.2).
-
-    Args:
-        channels: channels of the stride-32 map.
-        width: embedding width C.
-        num_entries: dictionary entries N.
-    """
+    """Mixing weights over the candidates of each of N entries, from the stride-32 map (paper, section 3.2)."""
 
     def __init__(self, channels: int, width: int, num_entries: int) -> None:
         super().__init__()
@@ -37,11 +31,7 @@ class Modulator(nn.Module):
 class Dictionary(nn.Module):
     """N entries of width C: "dynamic" mixes learned candidates per image; the other kinds are the paper's ablations.
 
-    Args:
-        kind: "dynamic", "static" (the learned table alone), "ones" or "zeros" (a constant).
-        num_entries: N.
-        channels: channels of the stride-32 map.
-        width: C.
+    These are "static" (the learned table alone), "ones" and "zeros". `channels` are those of the stride-32 map.
     """
 
     def __init__(self, kind: DictionaryKind, num_entries: int, channels: int, width: int) -> None:

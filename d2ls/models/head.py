@@ -12,11 +12,7 @@ NORM_EPS = 1e-6
 
 
 class PixelUpsampler(nn.Module):
-    """C channels at stride 4 to C/16 channels at full resolution.
-
-    Args:
-        width: C, divisible by 16.
-    """
+    """C channels at stride 4 to C/16 channels at full resolution; `width` is C, divisible by 16."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -36,10 +32,7 @@ class PixelUpsampler(nn.Module):
 class DictionaryHead(nn.Module):
     """Logits as products of entries and upsampled pixels.
 
-    Args:
-        width: embedding width C.
-        num_entries: dictionary entries N.
-        num_classes: classes K; where it differs from N, a linear map over the entry axis turns N into K.
+    Where the number of classes K differs from that of entries N, a linear map over the entry axis turns N into K.
     """
 
     def __init__(self, width: int, num_entries: int, num_classes: int) -> None:
@@ -65,12 +58,7 @@ class DictionaryHead(nn.Module):
 
 
 class ConvHead(nn.Module):
-    """The ablation without a dictionary: a 1x1 convolution on the upsampled pixels.
-
-    Args:
-        width: embedding width C.
-        num_classes: classes K.
-    """
+    """The ablation without a dictionary: a 1x1 convolution of the upsampled pixels to K classes."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

@@ -7,11 +7,7 @@ from torch import Tensor, nn
 
 
 class PositionCode(nn.Module):
-    """A fixed Gaussian matrix, saved with the weights, that turns cell centres into C numbers in [-1, 1].
-
-    Args:
-        width: C, even.
-    """
+    """A fixed Gaussian matrix, saved with the weights, that turns cell centres into C numbers in [-1, 1], C even."""
 
     gaussian: Tensor
 

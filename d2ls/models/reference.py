@@ -14,6 +14,7 @@ from d2ls.models.pretrained import without_ones
 from d2ls.models.weight_files import state_dict_of
 
 _STAGE = r"decoder\.interactor\.layers\.(\d+)\."
+_PROJ = r"(\w+)_proj\.(weight|bias)"
 _ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "output"}
 
 # Names of the reference -> ours, as patterns; backbone tensors are handled apart.
@@ -27,20 +28,11 @@ _RENAMES: list[tuple[str, str]] = [
     (r"decoder\.feature_modulator\.gmp_branch\.1\.(weight|bias)", r"dictionary.modulator.max_branch.\1"),
     (r"decoder\.feature_modulator\.gap_branch\.1\.(weight|bias)", r"dictionary.modulator.mean_branch.\1"),
     (r"decoder\.feature_modulator\.mlp2\.(0|2)\.(weight|bias)", r"dictionary.modulator.mix.\1.\2"),
-    (
-        _STAGE + r"cross_attn_token_to_image\.(\w+)_proj\.(weight|bias)",
-        r"interaction.stages.\1.token_to_image_attn.\2_proj.\3",
-    ),
+    (_STAGE + r"cross_attn_token_to_image\." + _PROJ, r"interaction.stages.\1.token_to_image_attn.\2_proj.\3"),
     (_STAGE + r"norm2\.(weight|bias)", r"interaction.stages.\1.token_norm.\2"),
-    (
-        _STAGE + r"cross_attn_image_to_token\.(\w+)_proj\.(weight|bias)",
-        r"interaction.stages.\1.image_to_token_attn.\2_proj.\3",
-    ),
+    (_STAGE + r"cross_attn_image_to_token\." + _PROJ, r"interaction.stages.\1.image_to_token_attn.\2_proj.\3"),
     (_STAGE + r"norm4\.(weight|bias)", r"interaction.stages.\1.image_to_token_attn.norm.\2"),
-    (
-        r"decoder\.interactor\.final_attn_token_to_image\.(\w+)_proj\.(weight|bias)",
-        r"interaction.final_attn.\1_proj.\2",
-    ),
+    (r"decoder\.interactor\.final_attn_token_to_image\." + _PROJ, r"interaction.final_attn.\1_proj.\2"),
     (r"decoder\.interactor\.norm_final_attn\.(weight|bias)", r"interaction.final_norm.\1"),
     (r"decoder\.upsampler\.1\.(weight|bias)", r"head.upsampler.norm.\1"),
     (r"decoder\.output_head\.(weight|bias)", r"head.entries_to_classes.\1"),  # `_ours` knows of the conv head
@@ -56,11 +48,7 @@ _UNUSED = re.compile(
 
 
 def load_reference_weights(net: nn.Module, state_dict: Mapping[str, object]) -> list[str]:
-    """Load a checkpoint of the reference implementation.
-
-    Args:
-        net: a DynamicDictionaryLearning.
-        state_dict: tensors by the reference's names, or a Lightning checkpoint of it (tensors under `net.`).
+    """Load a state dict or Lightning checkpoint (tensors under `net.`) of the reference implementation.
 
     Returns:
         Names of the reference that were left out: parts it never runs, and parts that `net` has switched off.
@@ -113,11 +101,9 @@ def _warn_of_more_stages(left_out: list[str], net: nn.Module) -> None:
     interaction = getattr(net, "interaction", None)
     stages = {int(match[1]) for name in left_out if (match := re.match(_STAGE + "cross", name))}
     if interaction is not None and stages and max(stages) >= len(interaction.stages):
-        warnings.warn(
-            f"the reference checkpoint has {max(stages) + 1} interaction stages and this network "
-            f"{len(interaction.stages)}: the later ones were left out.",
-            stacklevel=3,
-        )
+        found, ours = max(stages) + 1, len(interaction.stages)
+        told = f"the reference checkpoint has {found} interaction stages and this network {ours}"
+        warnings.warn(f"{told}: the later ones were left out.", stacklevel=3)
 
 
 def _ours(name: str, net: nn.Module) -> str | None:
@@ -141,10 +127,9 @@ def _ours(name: str, net: nn.Module) -> str | None:
 
 def _select_level(name: str, net: nn.Module) -> str:
     """Without aggregation only the deepest of the four level projections exists, as number 0."""
-    if not getattr(net, "arguments", {}).get("aggregate", True) and name.startswith("aggregation.embed."):
-        level, _, rest = name.removeprefix("aggregation.embed.").partition(".")
-        return f"aggregation.embed.{int(level) - 3}.{rest}"
-    return name
+    if getattr(net, "arguments", {}).get("aggregate", True):
+        return name
+    return re.sub(r"(aggregation\.embed\.)(\d)", lambda match: f"{match[1]}{int(match[2]) - 3}", name)
 
 
 def _fitted(name: str, tensor: Tensor, ours: str, wanted: Tensor) -> Tensor:

@@ -168,18 +168,12 @@ def _attend(p: Tensor, code: Tensor, entries: Sequence[Tensor]) -> tuple[Tensor,
     scores = _product(p + code, keys.mT, plus=constant)
     attention = scores.unflatten(-1, (-1, HEADS)).softmax(dim=-2).flatten(-2).to(p.dtype)
     total = _product(attention, values, plus=p).to(weight.dtype)  # norms keep their own precision
-    result, mean, deviation = torch.native_layer_norm(total, weight.shape, weight, bias, 1e-5)
-    return result.to(p.dtype), attention, mean, deviation
+    result, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, bias, 1e-5)
+    return result.to(p.dtype), attention, mean, rstd
 
 
 def _attend_backward(
-    p: Tensor,
-    code: Tensor,
-    entries: Sequence[Tensor],
-    gradient: Tensor,
-    attention: Tensor,
-    mean: Tensor,
-    deviation: Tensor,
+    p: Tensor, code: Tensor, entries: Sequence[Tensor], gradient: Tensor, attention: Tensor, mean: Tensor, rstd: Tensor
 ) -> tuple[Tensor, ...]:
     """Gradients of a chunk and, as far as this chunk goes, of the entries, from that of its `_attend`.
 
@@ -189,7 +183,7 @@ def _attend_backward(
     keys, _, values, weight, bias = entries
     total = _product(attention, values, plus=p).to(weight.dtype)
     of_total, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        gradient.to(weight.dtype), total, weight.shape, mean, deviation, weight, bias, [True, True, True]
+        gradient.to(weight.dtype), total, weight.shape, mean, rstd, weight, bias, [True, True, True]
     )
     of_total = of_total.to(p.dtype)
     of_values = _over_pixels(attention, of_total)

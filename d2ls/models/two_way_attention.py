@@ -18,11 +18,7 @@ PART = 4096  # pixels at most that are added up in half precision
 
 
 class Attention(nn.Module):
-    """Attention with HEADS heads and inner width C/2.
-
-    Args:
-        width: embedding width C.
-    """
+    """Attention with HEADS heads and inner width C/2, for an embedding of `width` C."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,17 +64,11 @@ class TokenToImageAttention(Attention):
 
 
 class FoldedKeyValue(NamedTuple):
-    """Entries as the pixels meet them without being projected: softmax(p . keys + constant) . values.
+    """Entries as the pixels meet them without being projected: softmax(p . keys + constant) . values."""
 
-    Attributes:
-        keys: (B, N * HEADS, C).
-        constant: (B, 1, N * HEADS).
-        values: (B, N * HEADS, C).
-    """
-
-    keys: Tensor
-    constant: Tensor
-    values: Tensor
+    keys: Tensor  # (B, N * HEADS, C)
+    constant: Tensor  # (B, 1, N * HEADS)
+    values: Tensor  # (B, N * HEADS, C)
 
     def attend(self, pixels: Tensor, query: Tensor) -> Tensor:
         """Pixels (B, S, C) plus what `query`, (B, S, C), attends to, a softmax over the N entries in each head."""
@@ -87,11 +77,7 @@ class FoldedKeyValue(NamedTuple):
 
 
 class ImageToTokenAttention(Attention):
-    """Attention from pixels to dictionary entries, with residual and norm.
-
-    Args:
-        width: embedding width C.
-    """
+    """Attention from pixels to dictionary entries, with residual and norm."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -159,11 +145,7 @@ def _into_heads(per_head: Tensor, weight: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """One exchange: entries attend to the pixels, then pixels to the entries.
-
-    Args:
-        width: embedding width C.
-    """
+    """One exchange: entries attend to the pixels, then pixels to the entries."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -173,12 +155,7 @@ class Stage(nn.Module):
 
 
 class TwoWayAttention(nn.Module):
-    """L stages and a final attention of the entries.
-
-    Args:
-        width: embedding width C.
-        stages: L, at least 0.
-    """
+    """L `stages`, at least 0, and a final attention of the entries, for an embedding of `width` C."""
 
     def __init__(self, width: int, stages: int) -> None:
         super().__init__()

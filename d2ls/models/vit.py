@@ -17,11 +17,7 @@ class ViTPyramid(nn.Module):
     max pooling downwards. Patches of other sides than 16 pixels keep their weights: the image is resized so that a
     patch covers 16 of its pixels.
 
-    Args:
-        trunk: timm network that takes any image size, such as from `plain_transformer`.
-
-    Attributes:
-        channels: of the four maps.
+    The trunk takes any image size, such as `plain_transformer`'s; `channels` are those of the four maps.
     """
 
     def __init__(self, trunk: nn.Module) -> None:

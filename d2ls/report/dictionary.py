@@ -26,55 +26,35 @@ from d2ls.report.pictures import Picture, Pixels
 LARGEST_WINDOW = 2560, 2560
 """Height and width that an image may have and still be read whole."""
 _SHOWN = 24  # entries
-_SIDE, _STAGE_SIDE = 400, 200  # of a heat map of the last reading, and of a stage, in pixels
+_SIDE, _STAGE_SIDE = 400, 200  # of a heat map of the final attention, and of a stage, in pixels
 _TOP = 0.995  # quantile of a heat map that has the lightest colour
 
 
 @dataclass
-class Reading:
-    """A dictionary of N entries and one image.
-
-    Attributes:
-        kind: of the dictionary.
-        static: entries that do not depend on the image, (N, C).
-        named: whether entry n stands for class n; else a linear map turns entries into classes.
-        dynamic: entries that were mixed for the image, (N, C); None unless the dictionary is dynamic.
-        weights: of the candidates in each mixture, (N, R), rows sum to 1; None unless the dictionary is dynamic.
-        attention: of each stage and then of the final attention, (N, h, w) at stride 4, the mean over the heads; each
-            map sums to 1. Empty where the network has no interaction.
-    """
+class Inspection:
+    """A dictionary of N entries and one image."""
 
     kind: DictionaryKind
-    static: Tensor
-    named: bool
-    dynamic: Tensor | None = None
-    weights: Tensor | None = None
+    static: Tensor  # entries that do not depend on the image, (N, C)
+    named: bool  # whether entry n stands for class n; else a linear map turns entries into classes
+    dynamic: Tensor | None = None  # entries that were mixed for the image, (N, C), of a dynamic dictionary
+    weights: Tensor | None = None  # of the candidates in each mixture, (N, R), rows sum to 1
     attention: list[Tensor] = field(default_factory=list)
+    """Of each stage and then of the final attention, (N, h, w) at stride 4, the mean over the heads; maps sum to 1."""
 
 
 def head_attention(read: Attention, query: Tensor, key: Tensor) -> Iterator[Tensor]:
-    """The attention of each head in turn, by its definition softmax(q . k): (B, N, HW).
-
-    Args:
-        read: holds the projections.
-        query: tokens with their code, (B, N, C).
-        key: pixels with theirs, (B, HW, C).
-    """
+    """The attention (B, N, HW) of each head, softmax(q . k), of coded tokens (B, N, C) and pixels (B, HW, C)."""
     queries = read.query(query).unflatten(-1, (HEADS, -1)) * read.scale
     keys = read.key(key).unflatten(-1, (HEADS, -1))
     for head in range(HEADS):
         yield (queries[:, :, head] @ keys[:, :, head].transpose(1, 2)).softmax(dim=-1)
 
 
-def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
-    """Run the network on an image in evaluation, and note what its dictionary does.
+def read_dictionary(net: nn.Module, image: Tensor) -> Inspection | None:
+    """Run the network on a normalised image (bands, H, W) in evaluation, and note what its dictionary does, on the CPU.
 
-    Args:
-        net: its parameters say on which device it runs.
-        image: ImageNet-normalised, (3, H, W).
-
-    Returns:
-        Everything on the CPU; None for a network without a dictionary.
+    None for a network without a dictionary.
     """
     if not isinstance(net, DynamicDictionaryLearning) or net.dictionary is None:
         return None
@@ -94,13 +74,13 @@ def read_dictionary(net: nn.Module, image: Tensor) -> Reading | None:
         net.eval().forward(image[None].to(next(net.parameters()).device))
         deepest = found[net.backbone][-1]
         named = net.dictionary.num_entries == net.num_classes
-        reading = Reading(net.dictionary.kind, net.dictionary.static(deepest)[0].cpu(), named)
-        if reading.kind == "dynamic":
-            reading.dynamic = net.dictionary.dynamic(deepest)[0].cpu()
-            reading.weights = net.dictionary.modulator(deepest)[0].cpu()
+        inspected = Inspection(net.dictionary.kind, net.dictionary.static(deepest)[0].cpu(), named)
+        if inspected.kind == "dynamic":
+            inspected.dynamic = net.dictionary.dynamic(deepest)[0].cpu()
+            inspected.weights = net.dictionary.modulator(deepest)[0].cpu()
     grid = found[net.aggregation].shape[1:3]
-    reading.attention = [entries.unflatten(-1, grid) for entries in attention]
-    return reading
+    inspected.attention = [entries.unflatten(-1, grid) for entries in attention]
+    return inspected
 
 
 def cosines(entries: Tensor) -> Tensor:
@@ -113,13 +93,7 @@ def cosines(entries: Tensor) -> Tensor:
 def figures(
     net: nn.Module, pair: Pair, masks: Masks, largest: tuple[int, int] = LARGEST_WINDOW
 ) -> dict[str, Any] | None:
-    """Run the network on an image, one plain view, and draw its dictionary.
-
-    Args:
-        net: in evaluation.
-        pair: the image.
-        masks: where its mask was written.
-        largest: height and width of what the network sees; of a larger image, the centre.
+    """Run the network on an image, one plain view, and draw its dictionary; of one larger than `largest`, the centre.
 
     Returns:
         Content for the page, None for a network without a dictionary: "image", its name; "window", width and height of
@@ -131,20 +105,20 @@ def figures(
     image, prediction = files.read_image(pair.image), masks.read(pair.name)
     height, width = prediction.shape
     image, prediction = _centre(image, largest), _centre(prediction, largest)
-    reading = read_dictionary(net, torch.from_numpy(normalise(image)))
-    if reading is None:
+    inspected = read_dictionary(net, torch.from_numpy(normalise(image)))
+    if inspected is None:
         return None
     seen = prediction.shape
-    maps = [attention[:_SHOWN] for attention in reading.attention]
-    names = _names(reading, masks.spec)
+    maps = [attention[:_SHOWN] for attention in inspected.attention]
+    names = _names(inspected, masks.spec)
     return {
         "image": pair.name,
         "window": None if seen == (height, width) else (seen[1], seen[0]),
         "photo": pictures.photograph(pictures.shrink(image, _SIDE)),
         "names": names,
-        "number": len(reading.static),
-        "weights": None if reading.weights is None else reading.weights[:_SHOWN].tolist(),
-        "matrices": _matrices(reading),
+        "number": len(inspected.static),
+        "weights": None if inspected.weights is None else inspected.weights[:_SHOWN].tolist(),
+        "matrices": _matrices(inspected),
         "entries": _entries(maps[-1], image, prediction, names, masks.spec) if maps else [],
         "stages": [_heat_maps(attention, image, _STAGE_SIDE) for attention in maps[:-1]],
     }
@@ -156,13 +130,13 @@ def _centre(pixels: Pixels, largest: tuple[int, int]) -> Pixels:
     return pixels[top : top + largest[0], left : left + largest[1]]
 
 
-def _names(reading: Reading, spec: DatasetSpec) -> list[str]:
-    number = min(len(reading.static), _SHOWN)
-    return list(spec.classes[:number]) if reading.named else [f"entry {at + 1}" for at in range(number)]
+def _names(inspected: Inspection, spec: DatasetSpec) -> list[str]:
+    number = min(len(inspected.static), _SHOWN)
+    return list(spec.classes[:number]) if inspected.named else [f"entry {at + 1}" for at in range(number)]
 
 
-def _matrices(reading: Reading) -> dict[str, list[list[float | None]]]:
-    dictionaries = {"static": reading.static} | ({} if reading.dynamic is None else {"dynamic": reading.dynamic})
+def _matrices(inspected: Inspection) -> dict[str, list[list[float | None]]]:
+    dictionaries = {"static": inspected.static} | ({} if inspected.dynamic is None else {"dynamic": inspected.dynamic})
     return {
         name: [[None if value != value else value for value in row] for row in cosines(entries[:_SHOWN]).tolist()]  # noqa: PLR0124  (NaN)
         for name, entries in dictionaries.items()

@@ -73,7 +73,7 @@ def write(
         "groups": {
             title: [example(dataset, pairs[n], masks, scores) for n in names] for title, names in groups.items()
         },
-        "ranks": {name: place for place, name in enumerate(order, 1)},
+        "ranks": {name: rank for rank, name in enumerate(order, 1)},
         "network": type(net).__name__,
         "dictionary": dictionary.figures(net, chosen, masks, window or dictionary.LARGEST_WINDOW),
         "heat": ", ".join("rgb({} {} {})".format(*colour) for colour in pictures.HEAT[::51].tolist()),

@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A number that names a class on a map: the class's index, and the place in per cent from the left and the top."""
+    """A number that names a class on a map: the class's index, and its position in per cent from left and top."""
 
     label: int
     left: float
@@ -61,14 +61,7 @@ def class_map(labels: Pixels, spec: DatasetSpec) -> Picture:
 
 
 def error_map(image: Pixels, prediction: Pixels, truth: Pixels, ignore_index: int) -> Picture:
-    """Where the prediction is wrong: dark red on the pale photograph; pixels without a label are hatched.
-
-    Args:
-        image: RGB, (H, W, 3).
-        prediction: class indices, (H, W).
-        truth: class indices or the ignore index, (H, W).
-        ignore_index: the label of pixels that count nowhere.
-    """
+    """Where class indices (H, W) are wrong: dark red on the pale photograph (H, W, 3); hatched without a label."""
     light = _PALE + _grey(image).astype(np.uint16) * (255 - _PALE) // 255
     canvas = np.repeat(light.astype(np.uint8)[..., None], 3, axis=2)
     unlabelled = truth == ignore_index
@@ -78,13 +71,7 @@ def error_map(image: Pixels, prediction: Pixels, truth: Pixels, ignore_index: in
 
 
 def heat_map(image: Pixels, values: NDArray[np.float32], top: float) -> Picture:
-    """Values as colours over the photograph, which stays visible in grey.
-
-    Args:
-        image: RGB, (H, W, 3).
-        values: at least 0, (H, W).
-        top: the value of the lightest colour; larger ones look like it.
-    """
+    """Values (H, W) of at least 0 as colours over the photograph (H, W, 3); `top` and more are the lightest colour."""
     share = np.clip(values / top, 0, 1) if top > 0 else np.zeros_like(values)
     colours = HEAT[np.round(255 * share).astype(np.uint8)].astype(np.float32)
     grey = _grey(image)[..., None].astype(np.float32)
@@ -92,14 +79,7 @@ def heat_map(image: Pixels, values: NDArray[np.float32], top: float) -> Picture:
 
 
 def marks(labels: Pixels, num_classes: int, *, per_class: int = 2, least: float = 0.015) -> list[Mark]:
-    """Where to number the classes of a map: deep inside their largest regions.
-
-    Args:
-        labels: class indices, (H, W).
-        num_classes: other values get no number.
-        per_class: regions of a class that get one.
-        least: share of the map that a region must have.
-    """
+    """Where to number the classes of a map (H, W): deep inside the largest regions, of at least a share of it."""
     height, width = labels.shape
     found = []
     for index in range(num_classes):

@@ -143,11 +143,9 @@ def charts(epochs: list[dict[str, Any]], classes: Any) -> list[dict[str, Any]]:
 
 
 def samples_of(batch: Mapping[str, Any], spec: DatasetSpec | None) -> list[dict[str, Any]]:
-    """Training samples as the network sees them, stretched to what a screen shows, and their labels.
+    """Training samples as the network sees them, stretched to what a screen shows, and their labels where a spec tells.
 
-    Args:
-        batch: "image", float (B, C, H, W); "mask", (B, H, W); "name".
-        spec: colours of the classes; None leaves the labels out.
+    The batch has "image", float (B, C, H, W), "mask", (B, H, W), and "name".
     """
     shown = []
     names = batch.get("name", [""] * len(batch["image"]))
@@ -198,8 +196,8 @@ def _git_state() -> str:
 def _as_picture(image: Tensor, spec: DatasetSpec | None) -> NDArray[np.uint8]:
     """Bands (C, H, W) as RGB (H, W, 3): red, green and blue where the spec names them, else the first three."""
     named = spec.rgb if spec is not None and len(spec.bands) == len(image) else None
-    places = named or [min(band, len(image) - 1) for band in range(3)]
-    values = image[list(places)].float().cpu().numpy().transpose(1, 2, 0)
+    indices = named or [min(band, len(image) - 1) for band in range(3)]
+    values = image[list(indices)].float().cpu().numpy().transpose(1, 2, 0)
     low, high = np.quantile(values, [0.005, 0.995])
     stretched = (values - low) / max(float(high - low), 1e-6) * 255
     return stretched.clip(0, 255).astype(np.uint8)

@@ -111,17 +111,12 @@ class LossLog(Callback):
 
     Sums stay on the device between the rows. They are part of each checkpoint, as is the CSV log until then: a run that
     goes on writes the log of one that never stopped. Rows are written before the checkpoint of the same step.
-
-    Attributes:
-        shown: newest values by name, for the progress bar.
-        means: of the terms over the images of the last epoch.
-        rates: learning rates of the last step by column.
     """
 
     def __init__(self) -> None:
-        self.shown: dict[str, float] = {}
-        self.means: dict[str, float] = {}
-        self.rates: dict[str, float] = {}
+        self.shown: dict[str, float] = {}  # newest values by name, for the progress bar
+        self.means: dict[str, float] = {}  # of the terms over the images of the last epoch
+        self.rates: dict[str, float] = {}  # learning rates of the last step by column
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._images = 0

@@ -1,7 +1,6 @@
 """Checkpoint files of a run: whole at any moment, of one run alone, apart from those of earlier runs."""
 
 import contextlib
-import json
 import os
 import re
 import socket
@@ -9,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +25,7 @@ _PART = re.compile(r"\..+\.ckpt\.(?P<host>.+)\.(?P<process>\d+)\.part")
 class WholeCheckpoints(TorchCheckpointIO):
     """Writer of checkpoint files: each is replaced as a whole, and the newest one keeps the one before it.
 
-    Args:
-        continued: whether the run goes on from its own last checkpoint; otherwise the first one that is written takes
-            the place of an earlier run's, which must not be mistaken for this run's own.
+    Unless `continued` from its own last checkpoint, a run's first one takes the place of an earlier run's.
     """
 
     def __init__(self, *, continued: bool = False) -> None:
@@ -53,10 +49,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False) -> None:
     """Write tensors and plain values under a temporary name in the same folder, sync, rename: whole or not at all.
 
-    Args:
-        content: what `torch.save` can write.
-        path: the file; its folder is made.
-        keep: keep the file that is replaced, as `previous_of(path)`; there is a whole one at every moment.
+    `keep`: the file that is replaced stays as `previous_of(path)`; there is a whole one at every moment.
 
     Raises:
         CheckpointError: it cannot be written; the file that was there is untouched.
@@ -103,22 +96,20 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: another process holds it; names the process and its host.
     """
-    file, holder = (folder.with_name(f".{folder.name}.{ending}") for ending in ("lock", "running.json"))
-    lock = FileLock(file)
+    lock, holder = FileLock(folder.with_name(f".{folder.name}.lock")), folder.with_name(f".{folder.name}.running")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        found = {"process": "?", "host": "?", "since": "?"}
-        with contextlib.suppress(OSError, ValueError):
-            found |= json.loads(holder.read_text(encoding="utf-8"))
+        told = "another process has been training into it"
+        with contextlib.suppress(OSError):
+            told = holder.read_text(encoding="utf-8") or told
         raise ConfigError(
-            f"weights_path={str(folder)!r}: process {found['process']} on {found['host']} has been training into this "
-            f"folder since {found['since']}. Wait for its end, or give this run a weights_name or weights_path of its "
-            "own."
+            f"weights_path={str(folder)!r}: {told}. Wait for its end, or give this run another weights_path."
         ) from error
-    own = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
+    since = datetime.now().isoformat(" ", "seconds")
+    told = f"process {os.getpid()} on {socket.gethostname()} has been training into this folder since {since}"
     try:
-        holder.write_text(json.dumps(own), encoding="utf-8")
+        holder.write_text(told, encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -136,8 +127,10 @@ def archive_earlier(folder: Path, weights_name: str) -> Path | None:
     if not earlier:
         return None
     newest = datetime.fromtimestamp(max(path.stat().st_mtime for path in earlier))
-    names = (f"{newest:%Y-%m-%d_%H-%M-%S}{end}" for end in chain([""], map("_{}".format, count(2))))
-    target = next(folder / name for name in names if not (folder / name).exists())
+    stamp, number = f"{newest:%Y-%m-%d_%H-%M-%S}", 2
+    target = folder / stamp
+    while target.exists():
+        target, number = folder / f"{stamp}_{number}", number + 1
     target.mkdir()
     for path in earlier:
         path.rename(target / path.name)

@@ -39,10 +39,8 @@ def check_data(settings: Settings) -> list[str]:
         ConfigError: a label is neither a class nor the ignore index, or a class occurs in no training mask.
         DataError: an image or a mask cannot be read, or has another size or kind than it must have.
     """
-    check_all_headers(settings)
-    check_labels(settings)
-    check_worker_start(settings)
-    notes = check_classes(settings)
+    notes = check_labels(settings)
+    _check_worker_start(settings)
     if settings.class_weights is not None:
         notes.append(_weight_classes(settings))
     if settings.sampler is not None:
@@ -50,49 +48,29 @@ def check_data(settings: Settings) -> list[str]:
     return notes
 
 
-def check_all_headers(settings: Settings) -> None:
-    """Read the header of every training and validation file, about a millisecond each.
+def check_labels(settings: Settings) -> list[str]:
+    """Read all headers, about a millisecond each, compare the labels of samples with the classes, look for every class.
+
+    Returns:
+        A warning, where `allow_missing_classes=True` lets a class be missing from all training masks.
 
     Raises:
-        DataError: files that cannot be used; names the first ones.
+        ConfigError: a label is neither a class nor the ignore index, or a class is missing; names image and values.
+        DataError: images or masks cannot be used; names the first ones.
     """
     if problems := [*check_headers(settings.train_dataset), *check_headers(settings.val_dataset)]:
         more = f" And {len(problems) - _LISTED} more." if len(problems) > _LISTED else ""
         raise DataError(" ".join(problems[:_LISTED]) + more)
-
-
-def check_labels(settings: Settings) -> None:
-    """Compare the labels of a few training and validation samples, evenly spread, with the classes.
-
-    Raises:
-        ConfigError: a label is neither a class nor the ignore index; names the image.
-        DataError: an image or a mask cannot be read.
-    """
     for split in ("train", "val"):
         dataset: Any = getattr(settings, f"{split}_dataset")
         for index in _spread(len(dataset), SAMPLES):
             with torch.random.fork_rng(devices=[]):
-                sample = dataset[index]
-            labels = torch.as_tensor(sample["mask"]).unique().tolist() if "mask" in sample else ()
-            if wrong := [
-                label for label in labels if label not in (*range(settings.num_classes), settings.ignore_index)
-            ]:
-                raise ConfigError(
-                    f"{settings.path}: num_classes={settings.num_classes} does not fit the labels of {split}_dataset: "
-                    f"the mask of {sample['path']} holds {wrong}; expected 0..{settings.num_classes - 1} or "
-                    f"ignore_index={settings.ignore_index}. Set num_classes and classes as the masks have them."
-                )
+                _check_sample(settings, split, dataset[index])
+    return check_classes(settings)
 
 
 def check_classes(settings: Settings) -> list[str]:
-    """Look for every class in the training masks: in a sample, and in all of them where it misses one.
-
-    Returns:
-        A warning, where `allow_missing_classes=True` lets a class be missing.
-
-    Raises:
-        ConfigError: a class occurs in no training mask; tells the values that do.
-    """
+    """Look for every class in the training masks, the last part of `check_labels`: in all where a sample misses one."""
     dataset, classes = settings.train_dataset, settings.num_classes
     pixels = count_labels(dataset, indices=_spread(len(dataset), SAMPLED_MASKS)).pixels
     if pixels.any() and not pixels[:classes].all() and len(dataset) > SAMPLED_MASKS:
@@ -103,13 +81,18 @@ def check_classes(settings: Settings) -> list[str]:
     return [f"warning: {missing}"] if missing else []
 
 
-def check_worker_start(settings: Settings) -> None:
-    """Try to send what the loaders read with to reading processes, where these do not inherit it.
+def _check_sample(settings: Settings, split: str, sample: Any) -> None:
+    labels = torch.as_tensor(sample["mask"]).unique().tolist() if "mask" in sample else ()
+    if wrong := [label for label in labels if label not in (*range(settings.num_classes), settings.ignore_index)]:
+        raise ConfigError(
+            f"{settings.path}: num_classes={settings.num_classes} does not fit the labels of {split}_dataset: "
+            f"the mask of {sample['path']} holds {wrong}; expected 0..{settings.num_classes - 1} or "
+            f"ignore_index={settings.ignore_index}. Set num_classes and classes as the masks have them."
+        )
 
-    Raises:
-        ConfigError: data set, collate_fn or worker_init_fn holds something that no other process can import, such as a
-            function of the config.
-    """
+
+def _check_worker_start(settings: Settings) -> None:
+    """Refuse functions of the config that reading processes cannot import, where they do not inherit them."""
     for name in ("train_loader", "val_loader"):
         loader = getattr(settings, name)
         method = getattr(loader.multiprocessing_context, "get_start_method", multiprocessing.get_start_method)()

@@ -1,7 +1,6 @@
 """Runs on several devices: checks of settings, synchronised batch normalisation, a common end."""
 
 import contextlib
-import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -83,9 +82,15 @@ def ending_together(trainer: pl.Trainer) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if trainer.world_size > 1 and is_lost_connection(error):
-            raise D2LSError(_lost(_started_by(trainer))) from error
-        _end(_started_by(trainer))
+        processes = list(
+            getattr(trainer.strategy.launcher, "procs", [])
+        )  # by rank, from 1; none under torchrun or Slurm
+        lost = trainer.world_size > 1 and is_lost_connection(error)
+        told = _lost(processes) if lost else ""
+        for process in processes:
+            process.kill()  # one that waits for another one's data hears nothing else
+        if lost:
+            raise D2LSError(told) from error
         raise
 
 
@@ -94,24 +99,10 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _BROKEN)
 
 
-def _started_by(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
-    """The processes that this one has started, in the order of their ranks from 1; none under torchrun or Slurm."""
-    return list(getattr(trainer.strategy.launcher, "procs", []))
-
-
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Kill: a process that waits for another one's data hears nothing else."""
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL)
-
-
 def _lost(processes: list[subprocess.Popen[bytes]]) -> str:
     for rank, process in enumerate(processes, start=1):
         with contextlib.suppress(subprocess.TimeoutExpired):
             if code := process.wait(END_TIMEOUT):
-                _end(processes)
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 return f"process {rank} of this run {how}; what went wrong stands above."
-    _end(processes)
     return "another process of this run has ended, and this one with it; what went wrong stands in its output."

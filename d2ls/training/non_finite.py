@@ -17,13 +17,8 @@ FILE = "not_finite.csv"
 class StepLoss:
     """The loss terms of one step on their way to the host; reading waits for this copy, not for later kernels.
 
-    Args:
-        names: of the T terms; "loss" is the total.
-        means: over the processes, (T,) on the device.
-        own: of this process's batch, (T,) on the device.
-        epoch: from 0.
-        step: of the optimiser, from 0.
-        paths: images of this process's batch.
+    The T terms, of which "loss" is the total, stand on the device: their means over the processes, (T,), and those of
+    this process's own batch, whose images are `paths`. Epochs and steps of the optimiser count from 0.
     """
 
     def __init__(
@@ -53,10 +48,7 @@ class StepLoss:
 class SkippedBatches:
     """Count of the batches that are left out because their loss is not finite; a file in the log names their images.
 
-    Attributes:
-        allowed: how many batches of an epoch may be left out.
-        in_epoch: batches left out in this epoch.
-        in_run: batches left out in all.
+    `allowed` are so many in an epoch; `in_epoch` and `in_run` were left out.
     """
 
     def __init__(self, allowed: int) -> None:

@@ -20,19 +20,12 @@ from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, clear_leftovers,
 
 @dataclass
 class Start:
-    """Start of a run: anew, or from a checkpoint.
+    """Start of a run: anew, or from a checkpoint."""
 
-    Attributes:
-        checkpoint: the one that it goes on from; None: it starts anew.
-        own: whether that is its own last checkpoint (or the one before it).
-        notes: for the user, one line each.
-        unreadable: checkpoints that were passed over.
-    """
-
-    checkpoint: Checkpoint | None = None
-    own: bool = False
-    notes: list[str] = field(default_factory=list)
-    unreadable: list[Path] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None  # the one that it goes on from
+    own: bool = False  # whether that is its own last one, or the one before it
+    notes: list[str] = field(default_factory=list)  # for the user, one line each
+    unreadable: list[Path] = field(default_factory=list)  # checkpoints that were passed over
 
     def is_anew(self, folder: Path) -> bool:
         """Whether checkpoints that lie in a folder are those of another run."""
@@ -49,13 +42,24 @@ def choose_start(settings: Settings) -> Start:
         ConfigError: there is no such checkpoint, or it cannot be gone on from.
         CheckpointError: none can be read.
     """
-    given, path = settings.resume_ckpt_path, own_last(settings)
-    if given == LAST or (settings.auto_resume and (path.exists() or previous_of(path).exists())):
-        start = _from_own(settings, path)
-    elif given is not None:
-        start = Start(_read_named(settings, Path(given)))
-    else:
-        return Start(notes=[f"auto_resume: no checkpoint {path}; the run starts anew"] if settings.auto_resume else [])
+    given, last = settings.resume_ckpt_path, own_last(settings)
+    own = given == LAST or (settings.auto_resume and (last.exists() or previous_of(last).exists()))
+    if given is None and not own:
+        return Start(notes=[f"auto_resume: no checkpoint {last}; the run starts anew"] if settings.auto_resume else [])
+    start, path = Start(own=own), last if own else Path(given)
+    there = [file for file in ((path, previous_of(path)) if own else (path,)) if file.is_file()]
+    if not there:
+        raise ConfigError(f"resume_ckpt_path={given!r}: no checkpoint {path}.")
+    start.checkpoint = _first_readable(start, there)
+    if start.checkpoint is None:
+        told = " ".join(note.removeprefix("warning: ") for note in start.notes)
+        if own:
+            names = ", ".join(file.name for file in there)
+            raise CheckpointError(f"{told} Remove {names} from {path.parent} to start anew.")
+        others = [str(file) for file in (previous_of(path), last) if file.is_file() and file != path]
+        raise CheckpointError(f"{told} There is also {' and '.join(others)}." if others else told)
+    if start.checkpoint.path != path:
+        start.notes.append(f"warning: going on from the checkpoint before it, {start.checkpoint.path}")
     asked = "auto_resume=True" if given is None else f"resume_ckpt_path={given!r}"
     start.notes.append(_check(settings, start.checkpoint, asked))
     return start
@@ -113,11 +117,7 @@ def begin_loader(loader: DataLoader[Any], behind: dict[str, Any]) -> None:
 
 
 class GracefulShutdown:
-    """Defers SIGTERM to the end of the step, so that the last state is saved; all processes must agree on the end.
-
-    Attributes:
-        requested: whether the signal has come.
-    """
+    """Defers SIGTERM to the end of the step: `requested` says that it came; all processes must agree on the end."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -240,41 +240,17 @@ def _order(loader: DataLoader[Any]) -> dict[str, int] | None:
     return sampler.order() if begins_anywhere(loader) else None
 
 
-def _from_own(settings: Settings, path: Path) -> Start:
-    """The run's last checkpoint, or the one before it."""
-    start = Start(own=True)
-    there = [file for file in (path, previous_of(path)) if file.is_file()]
-    if not there:
-        raise ConfigError(f"resume_ckpt_path={settings.resume_ckpt_path!r}: no checkpoint {path}.")
-    for file in there:
+def _first_readable(start: Start, paths: list[Path]) -> Checkpoint | None:
+    for path in paths:
         try:
-            start.checkpoint = read_checkpoint(file)
+            return read_checkpoint(path)
         except CheckpointError as error:
-            start.unreadable.append(file)
+            start.unreadable.append(path)
             start.notes.append(f"warning: {error}")
-        else:
-            if file != path:
-                start.notes.append(f"warning: going on from the checkpoint before it, {file}")
-            return start
-    raise CheckpointError(
-        " ".join(note.removeprefix("warning: ") for note in start.notes)
-        + f" Remove {', '.join(file.name for file in there)} from {path.parent} to start anew."
-    )
+    return None
 
 
-def _read_named(settings: Settings, path: Path) -> Checkpoint:
-    if not path.is_file():
-        raise ConfigError(f"resume_ckpt_path={settings.resume_ckpt_path!r}: no checkpoint {path}.")
-    try:
-        return read_checkpoint(path)
-    except CheckpointError as error:
-        others = [file for file in (previous_of(path), own_last(settings)) if file.is_file() and file != path]
-        if not others:
-            raise
-        raise CheckpointError(f"{error} There is also {' and '.join(map(str, others))}.") from error
-
-
-def _check(settings: Settings, checkpoint: Any, asked: str) -> str:
+def _check(settings: Settings, checkpoint: Checkpoint, asked: str) -> str:
     """Refuse a checkpoint that the run cannot go on from; gives a note on where it goes on."""
     path, epochs = checkpoint.path, checkpoint.epochs
     if epochs is None:
