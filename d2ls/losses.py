@@ -214,9 +214,8 @@ def _class_sums(logits: Tensor, mask: Tensor, ignore_index: int, for_dice: bool 
 def _sums_of(logits: Tensor, mask: Tensor, ignore_index: int, for_dice: bool) -> tuple[Tensor, ...]:
     """Sums over the labelled pixels for each class, (K,) each.
 
-    Returns:
-        Its log-probability on its true pixels and on all; for Dice its probability on all, that on its true pixels, and
-        their number, too.
+    Of its log-probability on its true pixels and on all; for Dice of its probability on all and on its true pixels, and
+    the number of these, too.
     """
     log_p, mask = _at_least_float32(logits).log_softmax(dim=1), mask.unsqueeze(1)
     classes = torch.arange(logits.shape[1], device=mask.device).view(-1, 1, 1)

@@ -27,13 +27,8 @@ def keep_freed_memory(most: int | None = None) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None:
         return False
-    if most is None:
-        settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
-    else:
-        settings = {
-            _MMAP_MAX: _MAPS,
-            _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD),
-            _TRIM_THRESHOLD: most,
-            _ARENA_MAX: 1,
-        }
+    settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+    if most is not None:
+        settings = {_MMAP_MAX: _MAPS, _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
+        settings[_ARENA_MAX] = 1
     return all(mallopt(parameter, value) for parameter, value in settings.items())

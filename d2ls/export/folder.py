@@ -53,11 +53,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False) -> str:
 
 
 def from_pretrained(source: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Read a model folder, or download one from the Hugging Face hub and read it.
-
-    Args:
-        source: a folder, or "owner/name" on the hub; a folder of that name comes first.
-        revision: branch, tag or commit on the hub.
+    """Read a model folder, or else download "owner/name", of a branch, tag or commit, from the hub and read it.
 
     Raises:
         ConfigError: no huggingface_hub.

@@ -12,13 +12,7 @@ FILES = [WEIGHTS, CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
 
 
 def download(name: str | Path) -> Path:
-    """Fetch a model folder, once; it then stays in the hub's cache.
-
-    Args:
-        name: `hf-hub:owner/name`, with `@` and a branch, tag or commit if not the newest is wanted.
-
-    Returns:
-        The folder in the cache.
+    """Fetch the model folder `hf-hub:owner/name`, or `...@` a branch, tag or commit, into the hub's cache, once.
 
     Raises:
         ConfigError: huggingface_hub is not installed.

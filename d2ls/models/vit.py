@@ -52,11 +52,7 @@ class ViTPyramid(nn.Module):
 
 
 def plain_transformer(name: str, in_channels: int, drop_path_rate: float) -> nn.Module | None:
-    """timm's network `name` for any image size, with position embeddings that are resampled to it.
-
-    Returns:
-        The network without its classifier; None if it is no such transformer.
-    """
+    """timm's transformer `name` without its classifier, for any image size; None if it is no such network."""
     try:
         network = timm.create_model(
             name, in_chans=in_channels, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate

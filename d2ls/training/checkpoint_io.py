@@ -117,11 +117,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def archive_earlier(folder: Path, weights_name: str) -> Path | None:
-    """Move the checkpoints of earlier runs into a sub-folder named by the time of the newest one.
-
-    Returns:
-        The sub-folder; None where there were none.
-    """
+    """Move the checkpoints of earlier runs, if any, into a sub-folder named by the time of the newest one."""
     own = re.compile(rf"({LAST}|{LAST}-previous|{re.escape(weights_name)}(-.*)?)\.ckpt")
     earlier = [path for path in folder.glob("*.ckpt") if own.fullmatch(path.name)]
     if not earlier:
@@ -143,11 +139,7 @@ def previous_of(path: Path) -> Path:
 
 
 def clear_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed writers left unfinished: those of this machine, and what others have not touched for an hour.
-
-    Returns:
-        The removed files.
-    """
+    """Remove files that killed writers left: those of this machine, and what others have not touched for an hour."""
     found = []
     for path in folder.glob(".*.part"):
         match = _PART.fullmatch(path.name)

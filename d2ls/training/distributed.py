@@ -35,10 +35,7 @@ class SyncBatchNorm(LayerSync):
 
 
 def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
-    """Refuse settings that the chosen devices and strategy cannot serve.
-
-    Returns:
-        Notes for the user, one line each.
+    """Refuse settings that the chosen devices and strategy cannot serve; gives notes for the user.
 
     Raises:
         ConfigError: synchronised batch normalisation without GPUs, gradient clipping under FSDP, or loaders that give

@@ -211,11 +211,7 @@ class Preflight:
 
 
 def check(settings: Settings, console: Console) -> list[str]:
-    """Try everything that a run of these settings does, print what was verified, and leave nothing behind.
-
-    Returns:
-        The problems, one line each.
-    """
+    """Try everything that a run does, print what was verified, and leave nothing behind; gives the problems."""
     problems: list[str] = []
     table = Table("part", "found", "seconds", title=f"{settings.path}: one image of {SIDE} px through everything")
     with tempfile.TemporaryDirectory(prefix="d2ls-check-") as folder, _quiet(), torch.random.fork_rng(devices=[]):

@@ -35,8 +35,7 @@ class Start:
 def choose_start(settings: Settings) -> Start:
     """Find what the settings `resume_ckpt_path` and `auto_resume` ask for; nothing on the disk is changed.
 
-    A checkpoint that cannot be read is passed over for the one before it, with a note; but not one that was named by
-    its path.
+    A checkpoint that cannot be read is passed over for the one before it, unless it was named by its path.
 
     Raises:
         ConfigError: there is no such checkpoint, or it cannot be gone on from.
@@ -83,11 +82,9 @@ def is_finished(settings: Settings, checkpoint: Checkpoint | None) -> bool:
 
 
 def position(trainer: Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
-    """Progress of a run, in plain values for its checkpoint.
+    """Progress of a run for its checkpoint, as `position_of` gives it.
 
-    Returns:
-        "epochs", finished ones; "batches" of the next that are behind it; "order", what these batches depend on (None
-        where the loader cannot begin inside an epoch).
+    "order" is None where the loader cannot begin inside an epoch.
     """
     progress: Any = trainer.fit_loop.epoch_progress.current
     inside = progress.started > progress.processed

@@ -128,11 +128,7 @@ def build_trainer(
 
 
 def initial_weights(settings: Settings, resumed: Checkpoint | None) -> list[str]:
-    """Load the weights that training starts from: a checkpoint's, or ImageNet's in the backbone.
-
-    Returns:
-        Notes for the user: what was not loaded.
-    """
+    """Load the weights that training starts from, a checkpoint's, or ImageNet's in the backbone; tells what was not."""
     if resumed is not None:
         load_weights(settings.net, resumed)
     elif settings.pretrained_ckpt_path is not None:
