@@ -18,12 +18,16 @@ from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import CheckpointError, ConfigError
 from d2ls.models import DynamicDictionaryLearning, deferred_weights, hub, load_reference_weights
+from d2ls.models.peers import SMPNetwork
 from d2ls.models.weight_files import load_file, state_dict_of
 
 FOLDER_WEIGHTS, FOLDER_CONFIG = hub.WEIGHTS, hub.CONFIG
 ARCHITECTURE = "d2ls"  # in its config.json
 KEY = "d2ls"  # where a checkpoint carries our description
-_DESCRIBED = ("backbone", "num_classes", "stages", "dictionary")  # compared first: what users change most
+NETWORKS: dict[str, type[nn.Module]] = {kind.__name__: kind for kind in (DynamicDictionaryLearning, SMPNetwork)}
+"""Networks that a checkpoint can name, as "network" among their arguments."""
+_UNNAMED: dict[str, Any] = {"network": DynamicDictionaryLearning.__name__}
+_DESCRIBED = ("network", "decoder", "backbone", "num_classes", "stages", "dictionary")  # compared first
 _SAME_TENSORS = ("drop_path_rate", "freeze_backbone", "memory_efficient")  # arguments that change no tensor
 
 
@@ -74,7 +78,8 @@ class Checkpoint:
     Attributes:
         path: the file.
         weights: tensors by name, without the `net.` of Lightning.
-        arguments: constructor arguments of the network; None where the file does not say (a reference checkpoint).
+        arguments: constructor arguments of the network, and "network", one of NETWORKS; None where the file does not
+            say (a reference checkpoint).
         spec: the data set it was trained on; None where the file does not say.
         train_size: largest side of the training samples, in pixels; None where the file does not say.
         is_reference: whether the names are those of the reference implementation.
@@ -110,9 +115,16 @@ class Checkpoint:
                 f"{self.path} does not say how its network was built (it was not written by a d2ls training run). "
                 "Name the config that describes it with -c."
             )
+        arguments = _UNNAMED | self.arguments
+        name = str(arguments.pop("network"))
+        if name not in NETWORKS:
+            raise CheckpointError(
+                f"{self.path}: its network is a {name:.60}, this version knows {', '.join(NETWORKS)}. Name the config "
+                "that describes it with -c."
+            )
         try:
             with deferred_weights():
-                net = DynamicDictionaryLearning(**self.arguments)
+                net = NETWORKS[name](**arguments)
         except Exception as error:  # whatever comes of arguments that were not ours
             raise CheckpointError(
                 f"{self.path}: the network that it describes ({KEY}, model) cannot be built: {error}."
@@ -210,9 +222,10 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
         CheckpointError: it was written by another network; shows both.
     """
     built: dict[str, Any] = getattr(net, "arguments", None) or {}
+    built = built and _UNNAMED | built
     # An argument that is newer than the checkpoint had its default.
     defaults = {name: parameter.default for name, parameter in signature(type(net).__init__).parameters.items()}
-    theirs = defaults | (checkpoint.arguments or {})
+    theirs = _UNNAMED | defaults | (checkpoint.arguments or {})
     for name in (*_DESCRIBED, *built):
         known = checkpoint.arguments is not None and name in built and name not in _SAME_TENSORS
         if known and theirs.get(name) != built[name]:

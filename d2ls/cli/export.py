@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     from d2ls.checkpoint import FOLDER_WEIGHTS, load_weights, read_checkpoint  # noqa: PLC0415  (after the arguments are parsed)
     from d2ls.config import load_config  # noqa: PLC0415
+    from d2ls.errors import ConfigError  # noqa: PLC0415
     from d2ls.export.facts import ModelFacts, read_scores  # noqa: PLC0415
     from d2ls.export.folder import push_to_hub, write_folder  # noqa: PLC0415
     from d2ls.export.stac import stac_item, write_stac  # noqa: PLC0415
@@ -34,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         net = settings.net
         load_weights(net, checkpoint)
         given = {name: value for name, value in given.items() if value is not None}
-        facts = ModelFacts(arguments=net.arguments, spec=settings.val_dataset.spec, **given)
+        arguments = getattr(net, "arguments", None)
+        if arguments is None:
+            raise ConfigError(
+                f"{options.config}: its net, a {type(net).__name__}, does not say how it was built (no attribute "
+                "arguments), so nobody could build it again. Hand on its checkpoint together with the config."
+            )
+        facts = ModelFacts(arguments=arguments, spec=settings.val_dataset.spec, **given)
     if facts.backbone_note:
         print(f"note: {facts.backbone_note}")
     if options.output is not None:

@@ -44,6 +44,11 @@ class ModelFacts:
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def network(self) -> str:
+        """Name of the network and its backbone, in words."""
+        return f"{self.arguments.get('decoder', 'D2LS')} ({self.arguments.get('backbone')})"
+
+    @property
     def backbone_note(self) -> str | None:
         """Licence of the backbone's pretrained weights, where it restricts the use of the model."""
         return licence_note(str(self.arguments.get("backbone")))

@@ -74,9 +74,10 @@ def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> 
                 prefer_deferred_runtime_asserts_over_guards=True,
             )  # fmt: skip
     except Exception as error:  # torch.export fails in many ways
-        backbone = getattr(net, "arguments", {}).get("backbone")
+        arguments = getattr(net, "arguments", None) or {}
+        named = ", ".join(f"{name}={arguments[name]!r}" for name in ("decoder", "backbone") if name in arguments)
         raise ConfigError(
-            f"backbone={backbone!r} cannot be exported for every image size ({summary(error)}). Known to work: "
+            f"{named or type(net).__name__} cannot be exported for every image size ({summary(error)}). Known to work: "
             "ConvNeXt, ResNet, EfficientNet, Swin, ViT. A file of one tile (--qgis) needs no other size."
         ) from error
     # The checks that tracing added for other sizes than the example's go; the graph is the same for all.

@@ -33,7 +33,7 @@ def stac_item(facts: ModelFacts, files: Mapping[str, Path], parameters: int, *, 
         "datetime": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "description": f"Semantic segmentation of {facts.spec.name} images: {', '.join(facts.spec.classes)}.",
         "mlm:name": name,
-        "mlm:architecture": f"D2LS ({facts.arguments.get('backbone')})",
+        "mlm:architecture": facts.network,
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:framework": framework,
         "mlm:total_parameters": parameters,
@@ -49,6 +49,7 @@ def stac_item(facts: ModelFacts, files: Mapping[str, Path], parameters: int, *, 
         properties["license"] = facts.licence
     if facts.resolution is not None:
         properties["gsd"] = facts.resolution
+    paper = {"rel": "cite-as", "href": "https://arxiv.org/abs/2503.06683", "type": "text/html"}
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -56,7 +57,7 @@ def stac_item(facts: ModelFacts, files: Mapping[str, Path], parameters: int, *, 
         "id": name,
         "geometry": None,
         "properties": properties,
-        "links": [{"rel": "cite-as", "href": "https://arxiv.org/abs/2503.06683", "type": "text/html"}],
+        "links": [] if "decoder" in facts.arguments else [paper],
         "assets": {key: _asset(path, facts) for key, path in files.items()},
     }
 

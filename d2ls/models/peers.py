@@ -1,5 +1,7 @@
 """Networks of segmentation_models.pytorch on any timm backbone, to compare with under the same recipe."""
 
+import json
+from contextlib import suppress
 from typing import Any
 
 import torch.nn.functional as F
@@ -22,6 +24,9 @@ class SMPNetwork(nn.Module):
         pretrained: weights of the backbone, as in `DynamicDictionaryLearning`.
         in_channels: channels of the image.
         options: further arguments of the architecture.
+
+    Attributes:
+        arguments: rebuild it from its checkpoint; None where an option is no plain value, so that a config is needed.
 
     Raises:
         ConfigError: the library is not installed, or has no such architecture, or refuses the backbone.
@@ -54,6 +59,10 @@ class SMPNetwork(nn.Module):
         self.segmentation_head: Any = network.segmentation_head
         self.num_classes = num_classes
         self.start = backbone, pretrained
+        built = {"decoder": decoder, "backbone": backbone, "num_classes": num_classes, "in_channels": in_channels}
+        self.arguments: dict[str, Any] | None = None
+        with suppress(TypeError):  # through JSON, since files of weights give lists for tuples
+            self.arguments = json.loads(json.dumps({"network": type(self).__name__, **built, **options}))
 
     def load_pretrained(self) -> None:
         """Load the backbone's weights; training calls this, reading the config does not."""
