@@ -28,12 +28,13 @@ def parser(description: str, epilog: str | None = None) -> argparse.ArgumentPars
 
 
 def add_network_options(result: argparse.ArgumentParser) -> None:
-    """Add the options of whatever runs a trained network: views, device, precision."""
+    """Add the options of whatever runs a trained network: views, devices, precision."""
     add = result.add_argument
     views = "views: none (default), lr (flips), d4 (more)"
     add("-t", "--tta", choices=("none", "lr", "d4"), default="none", help=views)
     add("--tta-batch", type=positive_or_auto, metavar="N", help="views of one size at once (default auto: what fits)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
+    add("--gpus", type=_gpus, metavar="N", help="a process for each of N GPUs, or of all; they share the images")
     add("--precision", choices=PRECISIONS, help="arithmetic (default: the config's, else 32-true)")
 
 
@@ -42,6 +43,10 @@ def progress_bar(shown: bool = True) -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not (shown and console.is_terminal))
+
+
+def _gpus(word: str) -> int | str:
+    return word if word == "all" else positive(word)
 
 
 def positive_or_auto(word: str) -> int | None:

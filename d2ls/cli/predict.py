@@ -70,7 +70,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="share I of N of the rasters (default: Slurm's array task)",
     )
-    add("--gpus", type=_gpus, metavar="N", help="a process for each of N GPUs, or of all; they share the rasters")
     add("--resume", action="store_true", help="keep maps that are finished, continue one that was interrupted")
     return result
 
@@ -80,10 +79,6 @@ def slurm_shard(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
     names = ("ID", "MIN", "STEP", "COUNT")
     task, least, step, count = (int(environment.get(f"SLURM_ARRAY_TASK_{name}", 1)) for name in names)
     return (task - least) // step + 1, count
-
-
-def _gpus(text: str) -> int | str:
-    return text if text == "all" else cli.positive(text)
 
 
 def _bands(text: str) -> tuple[int, ...]:

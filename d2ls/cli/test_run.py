@@ -1,16 +1,19 @@
 """The run of a test script: images in, masks, scores, report and submission out."""
 
 import argparse
+import multiprocessing
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from d2ls.cli import common as cli
+from d2ls.cli.gpus import choose_gpus, run_processes
 from d2ls.config import Settings, load_config, parse_overrides
 from d2ls.data import sets
 from d2ls.data.dataset import SegmentationDataset
@@ -28,12 +31,40 @@ from d2ls.inference.predictor import (
     whole_images,
 )
 from d2ls.inference.results import Masks, begin_run, describe_run
-from d2ls.inference.scores import Scores
+from d2ls.inference.scores import Scores, Tally
 from d2ls.inference.sliding_window import Windows
 from d2ls.inference.sources import test_images, trained_network
 from d2ls.memory import keep_freed_memory
 from d2ls.report import page
 from d2ls.settings import SETTINGS
+
+
+class Job(NamedTuple):
+    """What a test run needs; every process on several GPUs makes its own.
+
+    Attributes:
+        dataset: the images.
+        network: on its device.
+        segment: class indices of images.
+        masks: where they are written.
+        record: what makes the masks, in plain values.
+        batch: images at once.
+        workers: threads that read images.
+        notes: lines about the network.
+    """
+
+    dataset: SegmentationDataset
+    network: Network
+    segment: Segment
+    masks: Masks
+    record: dict[str, Any]
+    batch: int
+    workers: int
+    notes: list[str]
+
+    def predict(self, **options: Any) -> Scores:
+        """Segment and score the images; options as of `d2ls.inference.evaluate.predict`."""
+        return predict(self.dataset, self.segment, self.masks, batch=self.batch, workers=self.workers, **options)
 
 
 def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
@@ -48,6 +79,34 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
         The exit code.
     """
     console = Console()
+    gpus = choose_gpus(options) if options.gpus else []
+    job = _load(name, options, command)
+    dataset, masks, record = job.dataset, job.masks, job.record
+    zip_path, server = _submission(name, options, dataset)
+    for note in job.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    begin_run(options.output, record, resume=options.resume)
+    started, number = time.perf_counter(), len(dataset)
+    with cli.progress_bar() as bar:
+        step = partial(bar.advance, bar.add_task("segmenting", total=number))
+        if gpus:
+            scores = _on_gpus(gpus, name, options, command, job, step)
+        else:
+            scores = job.predict(resume=options.resume, progress=step)
+    if scores is None:
+        return cli.EXIT_BAD_INPUT
+    seconds = time.perf_counter() - started
+    console.print(f"{number} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
+    _report(console, scores, number, options.output, record)
+    if options.report or options.report_image:
+        window = (record["windows"]["height"], record["windows"]["width"]) if record["windows"] else None
+        path = page.write(dataset, masks, scores, job.network.net, record, image=options.report_image, window=window)
+        console.print(f"report in {path}", highlight=False, soft_wrap=True)
+    return _submit(console, zip_path, server, options.output)
+
+
+def _load(name: str, options: argparse.Namespace, command: list[str]) -> Job:
+    """Images and network as the options ask for; nothing is written."""
     sets.find(name)  # refuses an unknown name
     settings = _settings(options)
     dataset = _images(name, options, settings)
@@ -55,12 +114,9 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     device = choose_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
-    zip_path, server = _submission(name, options, dataset)
     pairs = dataset.pairs  # lists the folders: a missing one is told here
     page.check_image(options.report_image, dataset)
     trained = trained_network(settings, options.weights, dataset.spec)
-    for note in trained.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     layout = {"channels_last": settings.channels_last, "compiled": settings.compile} if settings else {}
     network = Network(trained.net, device, precision, **layout)
     segment, shape = _segment(name, options, settings, network, dataset.spec.num_classes)
@@ -70,21 +126,52 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
         dataset=dataset.spec.name, checkpoint=trained.checkpoint, settings=settings, command=command, **shape,
         masks=f"{options.legend} colours" if masks.coloured else "indices", precision=precision, device=str(device),
     )  # fmt: skip
-    begin_run(options.output, record, resume=options.resume)
     batch, workers = (1, 1) if name == "uavid" else (_batch(name, options, settings), options.workers)
-    started = time.perf_counter()
-    with cli.progress_bar() as bar:
-        task = bar.add_task("segmenting", total=len(pairs))
-        step = partial(bar.advance, task)
-        scores = predict(dataset, segment, masks, batch=batch, workers=workers, resume=options.resume, progress=step)
-    seconds = time.perf_counter() - started
-    console.print(f"{len(pairs)} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
-    _report(console, scores, len(pairs), options.output, record)
-    if options.report or options.report_image:
-        window = (shape["windows"]["height"], shape["windows"]["width"]) if shape["windows"] else None
-        path = page.write(dataset, masks, scores, network.net, record, image=options.report_image, window=window)
-        console.print(f"report in {path}", highlight=False, soft_wrap=True)
-    return _submit(console, zip_path, server, options.output)
+    return Job(dataset, network, segment, masks, record, batch, workers, trained.notes)
+
+
+def _on_gpus(
+    gpus: list[str | None],
+    name: str,
+    options: argparse.Namespace,
+    command: list[str],
+    job: Job,
+    progress: Callable[[int], None],
+) -> Scores | None:
+    """Scores of images that are segmented by a process for each GPU; None where one has told an error."""
+    names = [pair.name for pair in job.dataset.pairs]
+    if not options.resume:
+        for image in names:
+            job.masks.path(image).unlink(missing_ok=True)
+    tally, done, shown = (
+        Tally(job.dataset.spec, names).share_memory(),
+        multiprocessing.get_context("spawn").Value("l", 0),
+        0,
+    )
+
+    def watch() -> None:
+        nonlocal shown
+        now = done.value
+        progress(now - shown)
+        shown = now
+
+    gpus = gpus[: -(-len(names) // job.batch)]
+    arguments = (len(gpus), name, options, command, tally, done)
+    code = run_processes(gpus, _work, arguments, together=True, watch=watch)
+    return None if code else tally.scores()
+
+
+def _work(
+    number: int, processes: int, name: str, options: argparse.Namespace, command: list[str], tally: Tally, done: Any
+) -> int:
+    """Work of one process of several: its share of the images, but for masks that the first process has left there."""
+
+    def advance(images: int) -> None:
+        with done.get_lock():
+            done.value += images
+
+    _load(name, options, command).predict(resume=True, progress=advance, share=(number, processes), tally=tally)
+    return 0
 
 
 def _settings(options: argparse.Namespace) -> Settings | None:

@@ -38,6 +38,8 @@ def predict(
     workers: int = 2,
     resume: bool = False,
     progress: Callable[[int], None] = lambda _: None,
+    share: tuple[int, int] = (0, 1),
+    tally: Tally | None = None,
 ) -> Scores:
     """Segment every image of a data set, write its mask, and score it where it has labels.
 
@@ -52,30 +54,33 @@ def predict(
         workers: threads that read images.
         resume: masks that are there already stay, and are scored as they are.
         progress: told the number of images that have been finished since it was last told.
+        share: which share, from 0, of how many: the images are dealt in batches as one process would make them.
+        tally: of all images, which other shares are counted in, too; None: a new one.
 
     Returns:
-        Pixel counts of every image with labels.
+        Pixel counts of every image with labels that the tally has by then.
 
     Raises:
         D2LSError: an image or mask cannot be used, or a mask cannot be written.
     """
-    there = {pair.name for pair in dataset.pairs if resume and masks.path(pair.name).is_file()}
-    wanted = [index for index, pair in enumerate(dataset.pairs) if pair.name not in there]
+    number, shares = share
+    pairs = {index: pair for index, pair in enumerate(dataset.pairs) if index // batch % shares == number}
+    there = {index for index, pair in pairs.items() if resume and masks.path(pair.name).is_file()}
+    wanted = [index for index in pairs if index not in there]
     for index in wanted:
-        masks.path(dataset.pairs[index].name).unlink(missing_ok=True)
-    tally = Tally(dataset.spec, [pair.name for pair in dataset.pairs])
+        masks.path(pairs[index].name).unlink(missing_ok=True)
+    tally = tally or Tally(dataset.spec, [pair.name for pair in dataset.pairs])
 
     def finish(result: Segmented) -> None:
         masks.write(result.name, result.mask)
         if result.truth is not None:
             tally.add(result.name, result.mask, result.truth)
 
-    for pair in dataset.pairs:
-        if pair.name in there:
-            truth = dataset.read_mask(pair)
-            if truth is not None:
-                tally.add(pair.name, masks.read(pair.name), truth)
-            progress(1)
+    for pair in (pairs[index] for index in sorted(there)):
+        truth = dataset.read_mask(pair)
+        if truth is not None:
+            tally.add(pair.name, masks.read(pair.name), truth)
+        progress(1)
     with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
         for group in _batches(samples, batch):
             for sample, mask in zip(group, _segment(segment, group), strict=True):

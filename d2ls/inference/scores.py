@@ -146,8 +146,14 @@ class Tally:
         self._spec = spec
         self._rows = {name: row for row, name in enumerate(names)}
         self._counts = torch.zeros(len(self._rows), spec.num_classes, spec.num_classes, dtype=torch.int64)
-        self._counted = np.zeros(len(self._rows), bool)
+        self._counted = torch.zeros(len(self._rows), dtype=torch.bool)
         self._metrics = SegmentationMetrics(spec.num_classes, spec.ignore_index, spec.scored)
+
+    def share_memory(self) -> "Tally":
+        """Lay the matrices into memory that the processes share which get this tally; returns it."""
+        self._counts.share_memory_()
+        self._counted.share_memory_()
+        return self
 
     def add(self, name: str, prediction: Pixels, truth: Pixels) -> None:
         """Count an image.

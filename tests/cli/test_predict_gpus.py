@@ -1,17 +1,14 @@
 """predict.py --gpus: processes share the rasters without collisions; here on the CPU."""
 
-import argparse
 import multiprocessing
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from d2ls.cli import predict_gpus
 from d2ls.data.sets import vaihingen
-from d2ls.errors import ConfigError
 from tests.cli.test_predict import CheckpointOf, files, read, run, write_scene
 
 
@@ -44,26 +41,3 @@ def test_every_raster_is_taken_once() -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == sorted(rasters)
-
-
-@pytest.mark.parametrize(
-    ("gpus", "device", "visible", "expected"),
-    [
-        ("all", "auto", None, ["0", "1", "2"]), (2, "cuda", None, ["0", "1"]), (2, "auto", "4,7,9", ["4", "7"]),
-        ("all", "auto", "GPU-a,GPU-b,GPU-c", ["GPU-a", "GPU-b", "GPU-c"]), (2, "cpu", None, [None, None]),
-        (4, "auto", None, "shows 3 GPUs"), (1, "cuda:1", None, "--device cuda:1"), ("all", "cpu", None, "--device cpu"),
-    ],
-)  # fmt: skip
-def test_each_process_sees_one_gpu(
-    gpus: int | str, device: str, visible: str | None, expected: list[str | None] | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    options = argparse.Namespace(gpus=gpus, device=device)
-    if isinstance(expected, str):
-        with pytest.raises(ConfigError, match=expected):
-            predict_gpus._gpus(options)
-    else:
-        assert predict_gpus._gpus(options) == expected
