@@ -3,17 +3,16 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.errors import D2LSError
-from d2ls.inference.predictor import Segment
+from d2ls.inference.predictor import Classes, Segment
 from d2ls.inference.results import Masks
 from d2ls.inference.scores import Scores, Tally
 from d2ls.inference.writer import Writer
@@ -25,7 +24,8 @@ class Segmented(NamedTuple):
     """An image's result on its way to the disk."""
 
     name: str
-    mask: NDArray[np.uint8]
+    path: str
+    classes: Classes
     truth: NDArray[np.uint8] | None
 
 
@@ -72,9 +72,11 @@ def predict(
     tally = tally or Tally(dataset.spec, [pair.name for pair in dataset.pairs])
 
     def finish(result: Segmented) -> None:
-        masks.write(result.name, result.mask)
+        with _named(result.path):
+            mask = result.classes.get().numpy()
+        masks.write(result.name, mask)
         if result.truth is not None:
-            tally.add(result.name, result.mask, result.truth)
+            tally.add(result.name, mask, result.truth)
 
     for pair in (pairs[index] for index in sorted(there)):
         truth = dataset.read_mask(pair)
@@ -83,19 +85,22 @@ def predict(
         progress(1)
     with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
         for group in _batches(samples, batch):
-            for sample, mask in zip(group, _segment(segment, group), strict=True):
+            with _named(group[0]["path"]):
+                found = segment(torch.stack([sample["image"] for sample in group]))
+            for sample, classes in zip(group, found, strict=True):
                 truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
-                writer.put(Segmented(sample["name"], mask.numpy(), truth))
+                writer.put(Segmented(sample["name"], sample["path"], classes, truth))
             progress(len(group))
     return tally.scores()
 
 
-def _segment(segment: Segment, group: list[Sample]) -> Tensor:
-    """Class indices of some images, (B, H, W); an error names the first of them."""
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Put an image's path before the message of an error."""
     try:
-        return segment(torch.stack([sample["image"] for sample in group]))
+        yield
     except D2LSError as problem:
-        raise type(problem)(f"{group[0]['path']}: {problem}") from problem
+        raise type(problem)(f"{path}: {problem}") from problem
 
 
 def _read(dataset: SegmentationDataset, indices: Iterable[int], workers: int, ahead: int) -> Generator[Sample]:

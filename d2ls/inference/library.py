@@ -72,4 +72,4 @@ def predict(
     network = Network(model, next(model.parameters()).device, "32-true")
     side = window or int(model.window)  # type: ignore[arg-type]
     segment = views_by_windows(network, NONE, spec.num_classes, Windows(side, side, overlap), 1)
-    return segment(torch.from_numpy(normalise(image))[None])[0].numpy()
+    return segment(torch.from_numpy(normalise(image))[None])[0].get().numpy()

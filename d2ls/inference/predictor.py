@@ -16,8 +16,40 @@ PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.f
 
 _MOST_VIEWS = {"cpu": 1}  # of one size at once, by device; elsewhere the eight flips and rotations
 
-Segment = Callable[[Tensor], Tensor]
-"""Class indices, uint8 (B, H, W) on the CPU, of normalised images, float32 (B, 3, H, W)."""
+
+class Classes:
+    """The class of each pixel of an image, on its way from the device.
+
+    Args:
+        indices: uint8, (H, W).
+        finite: whether the logits were numbers, a tensor of one value.
+    """
+
+    def __init__(self, indices: Tensor, finite: Tensor) -> None:
+        # From a GPU into pinned memory, while the host goes on; the event tells when they are there.
+        self._indices, self._finite = (values.to("cpu", non_blocking=values.is_cuda) for values in (indices, finite))
+        self._copied = torch.cuda.Event() if indices.is_cuda else None
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(indices.device))
+
+    def get(self) -> Tensor:
+        """Class indices, uint8 (H, W) on the CPU; waits until they are there.
+
+        Raises:
+            DataError: they come from logits that are no numbers.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+        if not self._finite:
+            raise DataError(
+                "the network gives logits that are no finite numbers: the checkpoint is damaged, or the precision "
+                "too low (try --precision 32-true)."
+            )
+        return self._indices
+
+
+Segment = Callable[[Tensor], list[Classes]]
+"""The classes of each of normalised images, float32 (B, 3, H, W)."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -80,9 +112,16 @@ class Network:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits, (B, K, H, W) on the device, of images (B, 3, H, W)."""
-        images = images.to(self.device, non_blocking=True).contiguous(memory_format=self.memory_format)
+        images = to_device(images, self.device).contiguous(memory_format=self.memory_format)
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return self.net(images).float()
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Images on a device; to a GPU they are copied from pinned memory, beside whatever it still computes."""
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()
+    return images.to(device, non_blocking=True)
 
 
 class OnDevice(Protocol):
@@ -106,7 +145,7 @@ def views_at_once(network: OnDevice, views: Views, tta_batch: int | None) -> Mod
     fitting: dict[torch.Size, int] = {}
 
     def model(images: Tensor) -> Tensor:
-        images = images.to(network.device, non_blocking=True)
+        images = to_device(images, network.device)
         at_once = tta_batch or fitting.get(images.shape) or _MOST_VIEWS.get(network.device.type, 8)
         while True:
             try:
@@ -123,7 +162,7 @@ def views_at_once(network: OnDevice, views: Views, tta_batch: int | None) -> Mod
 def whole_images(network: Network, views: Views, tta_batch: int | None, num_classes: int) -> Segment:
     """Segments images whole, by the mean of their views; arguments as of `views_at_once`."""
     model = views_at_once(network, views, tta_batch)
-    return lambda images: classes_of(model(images), num_classes)
+    return lambda images: [classes_of(logits, num_classes) for logits in model(images)]
 
 
 def by_windows(
@@ -132,12 +171,7 @@ def by_windows(
     """Segments frames window by window, each by the mean of its views; `batch` windows at once, others as above."""
     model = views_at_once(network, views, tta_batch)
 
-    def segment(frames: Tensor) -> Tensor:
-        return torch.cat(
-            [classes_of(segment_windows(model, frame, windows, batch)[None], num_classes) for frame in frames]
-        )
-
-    return segment
+    return lambda frames: [classes_of(segment_windows(model, frame, windows, batch), num_classes) for frame in frames]
 
 
 def views_by_windows(network: Network, views: Views, num_classes: int, windows: Windows, batch: int) -> Segment:
@@ -157,33 +191,28 @@ def views_by_windows(network: Network, views: Views, num_classes: int, windows: 
     def model(images: Tensor) -> Tensor:
         return torch.stack([segment_windows(network, image, windows, batch, padded=False) for image in images])
 
-    def segment(images: Tensor) -> Tensor:
-        each = images.to(network.device, non_blocking=True).split(1)
-        return torch.cat([classes_of(mean_logits(model, image, views), num_classes) for image in each])
+    def segment(images: Tensor) -> list[Classes]:
+        each = to_device(images, network.device).split(1)
+        return [classes_of(mean_logits(model, image, views)[0], num_classes) for image in each]
 
     return segment
 
 
-def classes_of(logits: Tensor, num_classes: int) -> Tensor:
-    """The class of each pixel, uint8 (B, H, W) on the CPU, of logits or probabilities (B, K, H, W).
+@torch.inference_mode()
+def classes_of(logits: Tensor, num_classes: int) -> Classes:
+    """The class of each pixel, of logits or probabilities (K, H, W).
 
     Raises:
         ConfigError: the network has another number of classes.
-        DataError: logits that are no numbers.
     """
-    if logits.shape[1] != num_classes:
-        raise ConfigError(f"the network gives {logits.shape[1]} classes, the data set has {num_classes}.")
-    with torch.inference_mode():
-        best = logits.amax(dim=1)
-        if not torch.stack(torch.aminmax(best)).isfinite().all():
-            raise DataError(
-                "the network gives logits that are no finite numbers: the checkpoint is damaged, or the precision "
-                "too low (try --precision 32-true)."
-            )
-        # The first class that reaches the maximum: a fifth of the time of the maximum's own int64 indices.
-        classes = torch.zeros_like(best, dtype=torch.uint8)
-        undecided = torch.ones_like(best, dtype=torch.bool)
-        for plane in logits.unbind(dim=1)[:-1]:
-            undecided &= plane != best
-            classes += undecided
-        return classes.cpu()
+    if len(logits) != num_classes:
+        raise ConfigError(f"the network gives {len(logits)} classes, the data set has {num_classes}.")
+    best = logits.amax(dim=0)
+    finite = torch.stack(torch.aminmax(best)).isfinite().all()
+    # The first class that reaches the maximum: a fifth of the time of the maximum's own int64 indices.
+    classes = torch.zeros_like(best, dtype=torch.uint8)
+    undecided = torch.ones_like(best, dtype=torch.bool)
+    for plane in logits[:-1]:
+        undecided &= plane != best
+        classes += undecided
+    return Classes(classes, finite)

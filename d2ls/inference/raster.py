@@ -206,7 +206,7 @@ class _Assembly:
             self._open = self._empty(top, len(valid))
         if part is not None:
             left, known = self._columns.starts[column], valid.shape[1]
-            self._fill(self._open, slice(left, left + known), part[None], valid)
+            self._fill(self._open, slice(left, left + known), part, valid)
         if column == len(self._columns.starts) - 1:
             self._done(self._open)
             self._open = None
@@ -221,12 +221,13 @@ class _Assembly:
         )
 
     def _fill(self, rows: Rows, columns: slice, part: Tensor, valid: NDArray[np.bool_]) -> None:
-        """Write the layers of probabilities (1, K, n, m)."""
-        np.copyto(rows.classes[:, columns], classes_of(part, self._settings.num_classes)[0].numpy(), where=valid)
+        """Write the layers of probabilities (K, n, m)."""
+        classes = classes_of(part, self._settings.num_classes)
+        np.copyto(rows.classes[:, columns], classes.get().numpy(), where=valid)
         if rows.confidence is not None:
-            np.copyto(rows.confidence[:, columns], _levels(part.amax(dim=1))[0], where=valid)
+            np.copyto(rows.confidence[:, columns], _levels(part.amax(dim=0)), where=valid)
         if rows.probabilities is not None:
-            np.copyto(rows.probabilities[:, :, columns], _levels(part)[0], where=valid)
+            np.copyto(rows.probabilities[:, :, columns], _levels(part), where=valid)
 
 
 def _levels(probabilities: Tensor) -> NDArray[np.uint8]:

@@ -161,7 +161,7 @@ class Preflight:
         if spec is None:
             return "not tried: the data set does not say what its labels mean (spec)"
         segment = whole_images(Network(net, torch.device("cpu"), "32-true"), tta.NONE, 1, spec.num_classes)
-        index = segment(self._small("test" if "test" in self._samples else "val")["image"][None])[0].numpy()
+        index = segment(self._small("test" if "test" in self._samples else "val")["image"][None])[0].get().numpy()
         for coloured in (False, True):
             masks = Masks(self.folder / f"masks{coloured}", spec, coloured=coloured)
             masks.write("preflight", index)
