@@ -28,6 +28,7 @@ from d2ls.data.sets.facts import Server
 from d2ls.errors import CheckpointError, ConfigError, DataError
 from d2ls.inference import submission
 from d2ls.inference.evaluate import predict
+from d2ls.inference.predictor import Classes
 from d2ls.inference.results import Masks
 from d2ls.models.weight_files import load_file
 from d2ls.preparation.archives import Sources
@@ -71,7 +72,7 @@ def test_a_damaged_label_gives_an_error_or_the_exact_score(kind: str, size: int,
 
     def score() -> torch.Tensor:
         dataset = SegmentationDataset(spec, lambda: [Pair(tmp_path / "image.png", path, "a")], read_mask=read)
-        guess = torch.from_numpy(labels(32, 48, 2))[None]
+        guess = [Classes(torch.from_numpy(labels(32, 48, 2)), torch.tensor(True))]
         found = predict(dataset, lambda _: guess, Masks(tmp_path / "out", spec), workers=1)
         return found.total["confusion"]
 
