@@ -187,7 +187,7 @@ def raster_cost(root: Path, options: argparse.Namespace) -> Cost:
     """Cost of predict.py, or of the plain loop, on the raster in the folder; in a process of its own."""
     weights = options.weights or root / "net.ckpt"
     words = ["-w", str(weights), "-i", str(root / "scene.tif"), "-o", str(root / "out")]
-    words += ["--device", options.device, "-b", str(options.batch)]
+    words += ["--device", options.device, "-b", str(options.batch), "--window", str(SIDE)]
     call, inside = Network.__call__, [0.0, 0.0]
     known: dict[torch.Size, torch.Tensor] = {}
 
