@@ -20,7 +20,7 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.sets.facts import Server
 from d2ls.errors import ConfigError
 from d2ls.inference import submission, tta
-from d2ls.inference.evaluate import predict
+from d2ls.inference.evaluate import predict, remove
 from d2ls.inference.predictor import (
     Network,
     Segment,
@@ -141,8 +141,7 @@ def _on_gpus(
     """Scores of images that are segmented by a process for each GPU; None where one has told an error."""
     names = [pair.name for pair in job.dataset.pairs]
     if not options.resume:
-        for image in names:
-            job.masks.path(image).unlink(missing_ok=True)
+        remove(job.masks, names)
     tally, done, shown = (
         Tally(job.dataset.spec, names).share_memory(),
         multiprocessing.get_context("spawn").Value("l", 0),

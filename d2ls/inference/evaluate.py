@@ -28,6 +28,12 @@ class Segmented(NamedTuple):
     classes: Classes
     truth: NDArray[np.uint8] | None
 
+    @classmethod
+    def of(cls, sample: Sample, classes: Classes) -> "Segmented":
+        """The result of a sample."""
+        truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
+        return cls(sample["name"], sample["path"], classes, truth)
+
 
 def predict(
     dataset: SegmentationDataset,
@@ -65,10 +71,9 @@ def predict(
     """
     number, shares = share
     pairs = {index: pair for index, pair in enumerate(dataset.pairs) if index // batch % shares == number}
-    there = {index for index, pair in pairs.items() if resume and masks.path(pair.name).is_file()}
-    wanted = [index for index in pairs if index not in there]
-    for index in wanted:
-        masks.path(pairs[index].name).unlink(missing_ok=True)
+    there = [index for index, pair in pairs.items() if resume and masks.path(pair.name).is_file()]
+    wanted = sorted(set(pairs) - set(there))
+    remove(masks, (pairs[index].name for index in wanted))
     tally = tally or Tally(dataset.spec, [pair.name for pair in dataset.pairs])
 
     def finish(result: Segmented) -> None:
@@ -78,9 +83,8 @@ def predict(
         if result.truth is not None:
             tally.add(result.name, mask, result.truth)
 
-    for pair in (pairs[index] for index in sorted(there)):
-        truth = dataset.read_mask(pair)
-        if truth is not None:
+    for pair in map(pairs.__getitem__, there):
+        if (truth := dataset.read_mask(pair)) is not None:
             tally.add(pair.name, masks.read(pair.name), truth)
         progress(1)
     with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
@@ -88,10 +92,15 @@ def predict(
             with _named(group[0]["path"]):
                 found = segment(torch.stack([sample["image"] for sample in group]))
             for sample, classes in zip(group, found, strict=True):
-                truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
-                writer.put(Segmented(sample["name"], sample["path"], classes, truth))
+                writer.put(Segmented.of(sample, classes))
             progress(len(group))
     return tally.scores()
+
+
+def remove(masks: Masks, names: Iterable[str]) -> None:
+    """Remove the masks of images, where there are any."""
+    for name in names:
+        masks.path(name).unlink(missing_ok=True)
 
 
 @contextmanager
