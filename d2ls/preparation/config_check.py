@@ -1,9 +1,8 @@
 """Check of the data of any config: the headers of all its files, the labels of its training and validation masks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +14,8 @@ from d2ls.data.check import MISSING_CAUSES, check_headers, count_labels, missing
 from d2ls.preparation.check import print_some, shares, shares_table
 
 
-@dataclass
-class SplitCheck:
-    """Outcome for one data set of a config.
-
-    Attributes:
-        split: "train", "val" or "test".
-        images: their number.
-        pixels: number of pixels by label, (256,); None where labels are not read.
-        problems: one line each, the file first.
-    """
+class SplitCheck(NamedTuple):
+    """Outcome for one data set of a config; `pixels` by label, (256,), None where labels are not read."""
 
     split: str
     images: int
@@ -64,13 +55,9 @@ class ConfigCheck:
         """Print figures by split, and the problems."""
         rows = [(split.split, (split.images,), split.pixels) for split in self.splits]
         console.print(shares_table(str(self.settings.path), ("images",), rows, self.settings))
-        for title, problems in (
-            *((f"problems of {split.split}_dataset", split.problems) for split in self.splits),
-            ("problems of the whole", self.problems),
-        ):
-            if problems:
-                console.print(f"{len(problems)} {title}:", style="bold red", highlight=False)
-                print_some(problems, console)
+        for split in self.splits:
+            print_some(f"problems of {split.split}_dataset", split.problems, console)
+        print_some("problems of the whole", self.problems, console)
         if self.ok:
             console.print("No problems found.", style="green")
 
@@ -90,10 +77,12 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
         dataset = getattr(settings, f"{name}_dataset")
         if dataset is None:
             continue
-        problems = check_headers(dataset, _step(bar, f"{name}: headers", len(dataset)))
+        step = partial(bar.advance, bar.add_task(f"{name}: headers", total=len(dataset)))
+        problems = check_headers(dataset, step)
         pixels = None
         if name != "test":
-            counts = count_labels(dataset, _step(bar, f"{name}: labels", len(dataset)))
+            step = partial(bar.advance, bar.add_task(f"{name}: labels", total=len(dataset)))
+            counts = count_labels(dataset, step)
             pixels = counts.pixels
             problems = list(dict.fromkeys([*problems, *counts.problems, *_outside(settings, pixels, name)]))
             missing = missing_classes(settings.classes, pixels, settings.ignore_index)
@@ -105,16 +94,8 @@ def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
 
 def _outside(settings: Settings, pixels: NDArray[np.int64], split: str) -> list[str]:
     """Labels that are neither classes of the config nor its ignore index."""
-    number = len(settings.classes)
-    wrong = [value for value in np.flatnonzero(pixels).tolist() if value >= number and value != settings.ignore_index]
-    if not wrong:
-        return []
-    found = ", ".join(f"{value} ({pixels[value]} pixels)" for value in wrong)
-    return [
-        f"{split}_dataset: labels {found}, expected 0 to {number - 1} or ignore_index={settings.ignore_index}. Set "
-        "classes, num_classes and ignore_index as the data set gives them."
-    ]
-
-
-def _step(bar: Progress, title: str, total: int) -> Callable[[], object]:
-    return partial(bar.advance, bar.add_task(title, total=total))
+    number, ignore = len(settings.classes), settings.ignore_index
+    found = ", ".join(f"{at} ({n} pixels)" for at, n in enumerate(pixels) if n and at >= number and at != ignore)
+    advice = "Set classes, num_classes and ignore_index as the data set gives them."
+    expected = f"expected 0 to {number - 1} or ignore_index={ignore}. {advice}"
+    return [f"{split}_dataset: labels {found}, {expected}"] if found else []

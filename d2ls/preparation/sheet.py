@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from d2ls.data import io as files
+from d2ls.data.labels import index_to_colours
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation.check import Job, read_mask
@@ -15,6 +16,7 @@ from d2ls.preparation.check import Job, read_mask
 Pixels = NDArray[np.uint8]
 _CELL, _GAP, _TEXT, _COLUMNS = 300, 10, 18, 3  # px, px, px, pairs in a row
 _PAIRS = 12
+_MOST_LETTERS = 80  # of a name, that fit above its pair
 _OPACITY = 0.5  # of the labels' colours over the image
 _BACKGROUND, _FOREGROUND = (250, 250, 250), (30, 30, 30)
 
@@ -42,7 +44,7 @@ def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, se
         if len(cells) == pairs:
             break
         try:
-            image, mask = files.read_image(job.image), read_mask(job, 0, spec)
+            image, mask = files.read_image(job.image), read_mask(*job.masks[0], spec)
         except DataError:
             continue
         if image.shape[:2] == mask.shape:
@@ -58,9 +60,7 @@ def _overlaid(image: Pixels, mask: Pixels, spec: DatasetSpec) -> tuple[Pixels, P
     size = tuple(max(1, round(side * scale)) for side in reversed(mask.shape))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
     labels = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: spec.num_classes] = spec.colours
-    colours = palette[labels]
+    colours = index_to_colours(labels, spec)
     rows, columns = np.indices(labels.shape)
     colours[(labels == spec.ignore_index) & ((rows + columns) // 6 % 2 == 0)] = 90
     mixed = cv2.addWeighted(small, 1 - _OPACITY, colours, _OPACITY, 0)
@@ -71,43 +71,21 @@ def _overlaid(image: Pixels, mask: Pixels, spec: DatasetSpec) -> tuple[Pixels, P
 def _draw(cells: list[tuple[str, Pixels, Pixels]], spec: DatasetSpec) -> Pixels:
     """Arrange the cells below a legend."""
     font = ImageFont.load_default(size=_TEXT - 5)
+    entries = [*zip(spec.classes, spec.colours, strict=True), ("ignore (striped)", (90, 90, 90))]
     columns = min(_COLUMNS, len(cells))
     across, down = 2 * _CELL + 2 * _GAP, _CELL + _TEXT + _GAP
-    width = columns * across + _GAP
-    legend = _legend(spec, width, font)
-    height = legend.height + -(-len(cells) // columns) * down
-    sheet = Image.new("RGB", (width, height), _BACKGROUND)
-    sheet.paste(legend, (0, 0))
+    width, entry = columns * across + _GAP, max(int(font.getlength(name)) for name, _ in entries) + _TEXT + 3 * _GAP
+    per_line = max(1, width // entry)
+    below = -(-len(entries) // per_line) * (_TEXT + _GAP) + _GAP
+    sheet = Image.new("RGB", (width, below + -(-len(cells) // columns) * down), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
+    for number, (name, colour) in enumerate(entries):
+        x, y = _GAP + number % per_line * entry, _GAP + number // per_line * (_TEXT + _GAP)
+        draw.rectangle((x, y, x + _TEXT, y + _TEXT - 2), colour, _FOREGROUND)
+        draw.text((x + _TEXT + 6, y), name, _FOREGROUND, font)
     for number, (name, image, mixed) in enumerate(cells):
-        left, top = _GAP + number % columns * across, legend.height + number // columns * down
-        draw.text((left, top), _fitting(name, 2 * _CELL, font), _FOREGROUND, font)
+        left, top = _GAP + number % columns * across, below + number // columns * down
+        draw.text((left, top), name[-_MOST_LETTERS:], _FOREGROUND, font)
         for offset, pixels in ((0, image), (_CELL + 2, mixed)):
             sheet.paste(Image.fromarray(pixels), (left + offset, top + _TEXT))
     return np.asarray(sheet)
-
-
-def _legend(spec: DatasetSpec, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    """Names and colours of the classes, wrapped to the width."""
-    entries = [*zip(spec.classes, spec.colours, strict=True), ("ignore (striped)", (90, 90, 90))]
-    places, left, top = [], _GAP, _GAP
-    for name, _ in entries:
-        needed = int(font.getlength(name)) + _TEXT + 3 * _GAP
-        if left + needed > width and left > _GAP:
-            left, top = _GAP, top + _TEXT + _GAP
-        places.append((left, top))
-        left += needed
-    legend = Image.new("RGB", (width, top + _TEXT + _GAP), _BACKGROUND)
-    draw = ImageDraw.Draw(legend)
-    for (name, colour), (x, y) in zip(entries, places, strict=True):
-        draw.rectangle((x, y, x + _TEXT, y + _TEXT - 2), colour, _FOREGROUND)
-        draw.text((x + _TEXT + 6, y), name, _FOREGROUND, font)
-    return legend
-
-
-def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text, shortened in the middle where it is too long."""
-    while font.getlength(text) > width and len(text) > 4:
-        half = len(text) // 2
-        text = f"{text[: half - 2]}…{text[half + 1 :]}"
-    return text

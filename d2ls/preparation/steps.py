@@ -4,10 +4,11 @@ import re
 import time
 from collections.abc import Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from d2ls.data import io as files
 from d2ls.data.io import SUFFIXES
@@ -47,12 +48,10 @@ def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label:
     Raises:
         DataError: a tile cannot be read, or a patch not be written; what has been written by then is whole.
     """
-    begin = time.time()
-    for folder in (tiling.images, tiling.masks):
-        for tile in tiles:
-            if folder.resolve() in (tile.image.parent.resolve(), tile.mask.parent.resolve()):
-                raise DataError(f"{folder}: the originals lie here ({tile.stem}); patches need their own folder.")
-    folders = tiling.images, tiling.masks, tiling.masks / ORIGINALS
+    begin, folders = time.time(), (tiling.images, tiling.masks, tiling.masks / ORIGINALS)
+    for folder, tile in product(folders[:2], tiles):
+        if folder.resolve() in (tile.image.parent.resolve(), tile.mask.parent.resolve()):
+            raise DataError(f"{folder}: the originals lie here ({tile.stem}); patches need their own folder.")
     for folder in folders if tiling.colours else folders[:2]:
         make_folder(folder)
     total = Summary()
@@ -83,12 +82,10 @@ def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Sum
     Raises:
         DataError: the folder is missing or empty, a mask cannot be read or has values without a meaning.
     """
-    begin = time.time()
-    if not step.masks.is_dir():
-        raise DataError(f"{step.masks}: no such folder. Expected the masks of {step.spec.name} as published.")
-    found = list_images(step.masks)
+    begin, found = time.time(), list_images(step.masks) if step.masks.is_dir() else {}
     if not found:
-        raise DataError(f"{step.masks}: no masks in it. Expected the masks of {step.spec.name} as published.")
+        problem = "no masks in it" if step.masks.is_dir() else "no such folder"
+        raise DataError(f"{step.masks}: {problem}. Expected the masks of {step.spec.name} as published.")
     if step.masks.resolve() in [folder.resolve() for folder in step.outputs]:
         raise DataError(f"{step.output}: converted masks would replace the published ones; choose another folder.")
     for folder in step.outputs:
@@ -110,29 +107,25 @@ def merge_all(step: MergeStep) -> Summary:
     written: list[str] = []
     for target, folders in step.sources.items():
         found: dict[Path, Path] = {}
-        for folder in folders:
-            for path in sorted(folder.rglob("*")):
-                relative = path.relative_to(folder)
-                if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-                    continue
-                if relative in found:
-                    raise DataError(
-                        f"{target}: {found[relative]} and {path} have the same name; the files that are merged must "
-                        "have different ones."
-                    )
-                found[relative] = path
+        for folder, path in ((top, path) for top in folders for path in sorted(top.rglob("*"))):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                first = found.setdefault(path.relative_to(folder), path)
+                if first is not path:
+                    raise DataError(f"{target}: {first} and {path} have the same name, and would be one file here.")
         for relative, path in found.items():
-            _link(path, target / relative)
+            source, linked = on_disk(path), target / relative
+            make_folder(linked.parent)
+            if linked.exists() and not source.equals(on_disk(linked)):
+                linked.unlink()
+            link(source, linked)
             written.append(f"{target.name}/{relative.as_posix()}")
     return Summary(written)
 
 
 def summarise(summary: Summary, spec: DatasetSpec, seconds: float, console: Console, *, what: str = "patches") -> None:
     """Print number of files, class shares and seconds, and the notes."""
-    table = Table(title=f"{len(summary.written)} {what} in {seconds:.1f} s")
-    table.add_column("class")
-    table.add_column("pixels", justify="right")
-    table.add_column("share", justify="right")
+    right = [Column(name, justify="right") for name in ("pixels", "share")]
+    table = Table("class", *right, title=f"{len(summary.written)} {what} in {seconds:.1f} s")
     whole = max(1, int(summary.pixels.sum()))
     for name, index in [*zip(spec.classes, range(spec.num_classes), strict=True), ("ignore", spec.ignore_index)]:
         count = int(summary.pixels[index])
@@ -143,21 +136,11 @@ def summarise(summary: Summary, spec: DatasetSpec, seconds: float, console: Cons
 
 
 def _convert(path: Path, step: ConvertStep) -> Summary:
-    """Convert one mask."""
     index = values_to_index(files.read_index(path), step.spec, path)
     output, coloured = step.outputs
     files.write_png(output / f"{path.stem}.png", index)
     files.write_png(coloured / f"{path.stem}.png", index_to_colours(index, step.spec))
     return Summary([path.stem], count_values(index))
-
-
-def _link(path: Path, target: Path) -> None:
-    """Link a file into a folder of ours; an earlier one with another content is replaced."""
-    make_folder(target.parent)
-    source = on_disk(path)
-    if target.exists() and not source.equals(on_disk(target)):
-        target.unlink()
-    link(source, target)
 
 
 def _foreign_patches(folder: Path, stems: set[str], written: set[str]) -> list[str]:

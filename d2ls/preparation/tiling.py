@@ -1,7 +1,7 @@
 """One tile to training patches: grid, padding, flipped variants, crops around a rare class."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple
@@ -56,7 +56,7 @@ class Summary:
 
 def count_values(mask: Pixels) -> NDArray[np.int64]:
     """Number of pixels by value, (256,), of a mask (H, W)."""
-    return cv2.calcHist([mask], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
+    return cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
 def split(tile: OriginalTile, tiling: Tiling) -> Summary:
@@ -68,24 +68,23 @@ def split(tile: OriginalTile, tiling: Tiling) -> Summary:
     summary = Summary()
     image, mask = _read(tile, tiling, summary)
     if tiling.colours:
-        colours = index_to_colours(mask, tiling.spec, tiling.legend)
-        files.write_tiff(tiling.masks / ORIGINALS / f"{tile.stem}.tif", colours)
-        del colours
+        whole = tiling.masks / ORIGINALS / f"{tile.stem}.tif"
+        files.write_tiff(whole, index_to_colours(mask, tiling.spec, tiling.legend))
     if tiling.scale != 1:
         image, mask = _rescale(image, mask, tiling.scale)
-    canvas = tiling.canvas or _next_multiple(mask.shape, tiling.size)
-    for variant in range(tiling.variants):
-        pixels, labels = image[_FLIPS[variant]], mask[_FLIPS[variant]]
+    rows, columns = (-(-whole // side) * side for whole, side in zip(mask.shape, tiling.size, strict=True))
+    canvas = tiling.canvas or (rows, columns)
+    for variant, flip in enumerate(_FLIPS[: tiling.variants]):
+        pixels, labels = image[flip], mask[flip]
         for cell in grid(canvas, tiling.size, tiling.stride):
             patch = cut(pixels, canvas, cell, tiling.size, 0)
             target = cut(labels, canvas, cell, tiling.size, tiling.spec.ignore_index)
             name = f"{tile.stem}_{variant}_{cell.number}"
             label = tiling.oversample_class
             crops = [] if label is None else oversample_class(patch, target, label, name)
-            for number, (patch_crop, target_crop) in enumerate(crops):
-                _write(f"{name}_{number}", patch_crop, target_crop, tiling, summary)
-            if not crops:
-                _write(name, patch, target, tiling, summary)
+            written = {f"{name}_{number}": crop for number, crop in enumerate(crops)} or {name: (patch, target)}
+            for patch_name, pair in written.items():
+                _write(patch_name, *pair, tiling, summary)
     return summary
 
 
@@ -143,20 +142,12 @@ def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list
     return list(zip(*copies, strict=True))
 
 
-def threshold_colours(tile: OriginalTile, rgb: Pixels, off_palette: Mapping[str, str]) -> str | None:
-    """Threshold each channel at 128, in place, where a tile's official labels are known to be off their palette.
-
-    Args:
-        tile: the tile.
-        rgb: its colour mask, (H, W, 3), of colours whose channels are 0 or 255.
-        off_palette: reasons by stem of the tiles concerned.
+def threshold_colours(rgb: Pixels) -> tuple[int, int]:
+    """Threshold each channel of a colour mask (H, W, 3) at 128, in place, for colours of channels 0 or 255.
 
     Returns:
-        A note for the user; None for every other tile.
+        Number of pixels that are changed, and of those that become a colour of no ISPRS class.
     """
-    reason = off_palette.get(tile.stem)
-    if reason is None:
-        return None
     changed = unknown = 0
     for top in range(0, len(rgb), _BLOCK):
         rows = rgb[top : top + _BLOCK]
@@ -166,19 +157,19 @@ def threshold_colours(tile: OriginalTile, rgb: Pixels, off_palette: Mapping[str,
         mixed = flat[..., 0] & flat[..., 2] & ~flat[..., 1]
         unknown += int(black.sum() + (mixed > 0).sum())
         rows[...] = flat
-    return (
-        f"{tile.mask.name}: official labels off their palette ({reason}); colours read by threshold, {changed} "
-        f"pixels changed, {unknown} of no class read as ignore"
-    )
+    return changed, unknown
 
 
 def _read(tile: OriginalTile, tiling: Tiling, summary: Summary) -> tuple[Pixels, Pixels]:
     """RGB and class indices; the mask first, whose colours are freed before the image is read."""
-    rgb = files.read_colours(tile.mask)
-    unknown, note = tiling.unknown, threshold_colours(tile, rgb, tiling.off_palette)
-    if note:
-        summary.notes.append(note)
+    rgb, unknown = files.read_colours(tile.mask), tiling.unknown
+    if reason := tiling.off_palette.get(tile.stem):
+        changed, lost = threshold_colours(rgb)
         unknown = "ignore"
+        summary.notes.append(
+            f"{tile.mask.name}: official labels off their palette ({reason}); colours read by threshold, {changed} "
+            f"pixels changed, {lost} of no class read as ignore"
+        )
     mask = colours_to_index(rgb, tiling.spec, path=tile.mask, unknown=unknown)
     del rgb
     image = files.read_image(tile.image)
@@ -190,21 +181,14 @@ def _read(tile: OriginalTile, tiling: Tiling, summary: Summary) -> tuple[Pixels,
 
 def _rescale(image: Pixels, mask: Pixels, scale: float) -> tuple[Pixels, Pixels]:
     """Both resized by a factor, sides rounded down: bilinear with antialiasing, the mask by nearest neighbour."""
-    height, width = (max(1, int(side * scale)) for side in mask.shape)
-    resized = [
-        np.asarray(Image.fromarray(array).resize((width, height), kind))
-        for array, kind in ((image, Image.Resampling.BILINEAR), (mask, Image.Resampling.NEAREST))
-    ]
-    return resized[0], resized[1]
+    size = max(1, int(mask.shape[1] * scale)), max(1, int(mask.shape[0] * scale))
+    smooth = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(smooth), np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def _centres(side: int, part: int) -> NDArray[np.intp]:
     """Source pixels that hold the centres of `side` pixels stretched over `part`."""
     return (2 * np.arange(side) + 1) * part // (2 * side)
-
-
-def _next_multiple(shape: tuple[int, ...], size: Size) -> Size:
-    return -(-shape[0] // size[0]) * size[0], -(-shape[1] // size[1]) * size[1]
 
 
 def _write(name: str, image: Pixels, mask: Pixels, tiling: Tiling, summary: Summary) -> None:
