@@ -1,10 +1,12 @@
 """Augmentation of training samples: its settings, rotations and flips, colours, any albumentations pipeline."""
 
+import copy
 import os
 import random
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import cv2
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import ConfigError
+from d2ls.errors import ConfigError, DataError
 
 Pixels = NDArray[Any]  # uint8, uint16, int16 or float32
 Mask = NDArray[np.uint8]
@@ -59,19 +61,19 @@ class Augmentation:
     augment: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "rot90", "flip", "brightness_contrast", "sharpen"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected a probability from 0 to 1.")
-        if self.crop is None and (self.scales or self.smart_crop is not None):
-            raise ConfigError("scales and smart_crop need a crop: the samples of a batch must have one size.")
-        if self.crop is not None and self.crop < 1:
-            raise ConfigError(f"crop is {self.crop}; expected pixels, 1 or more, or None for the whole image.")
+        chances = ("mosaic", "rot90", "flip", "brightness_contrast", "sharpen")
+        for name, is_right, expected in (
+            *((name, 0 <= getattr(self, name) <= 1, "a probability from 0 to 1") for name in chances),
+            ("crop", self.crop is None or self.crop >= 1, "pixels, 1 or more, or None for the whole image"),
+            ("smart_crop", self.smart_crop is None or 0 < self.smart_crop <= 1, "a share above 0, at most 1, or None"),
+            ("tries", self.tries >= 1, "1 or more"),
+        ):
+            if not is_right:
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected {expected}.")
         if wrong := [scale for scale in self.scales if not 1 / 16 <= scale <= 16]:
             raise ConfigError(f"scales has {wrong[0]}; expected factors from 1/16 to 16.")
-        if self.smart_crop is not None and not 0 < self.smart_crop <= 1:
-            raise ConfigError(f"smart_crop is {self.smart_crop}; expected a share above 0, at most 1, or None.")
-        if self.tries < 1:
-            raise ConfigError(f"tries is {self.tries}; expected 1 or more.")
+        if self.crop is None and (self.scales or self.smart_crop is not None):
+            raise ConfigError("scales and smart_crop need a crop: the samples of a batch must have one size.")
         if self.augment is not None:
             _check_pipeline(self.augment)
 
@@ -112,7 +114,7 @@ def random_colours(
         spec: the bands; None is 8-bit RGB.
 
     Raises:
-        ConfigError: pixels of another type than uint8 without a `value_range`.
+        ConfigError: as `to_unit`.
     """
     spec = spec or _IMAGENET
     if not (augmentation.brightness_contrast or augmentation.sharpen) or spec.rgb is None:
@@ -151,8 +153,7 @@ def from_unit(values: Pixels, spec: DatasetSpec) -> Pixels:
     if values.dtype == np.uint8 or spec.value_range is None:
         return values
     low, high = (np.float32(value) for value in spec.value_range)
-    values = values * (high - low) + low
-    return to_dtype(values, spec.dtype)
+    return to_dtype(values * (high - low) + low, spec.dtype)
 
 
 def to_dtype(values: NDArray[np.float32], dtype: str) -> Pixels:
@@ -172,8 +173,75 @@ def seed_transforms(pipeline: Any, rng: np.random.Generator) -> None:
     pipeline.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
+class Transforms:
+    """A copy of a pipeline for the images of one data set.
+
+    Args:
+        pipeline: an `albumentations.Compose`.
+        spec: bands, type and value range of the images, and the ignore index, which takes the place of `fill_mask=0`.
+    """
+
+    def __init__(self, pipeline: Any, spec: DatasetSpec) -> None:
+        self.pipeline = copy.deepcopy(pipeline)
+        self.spec = spec
+        for part in _parts(self.pipeline):
+            if getattr(part, "fill_mask", None) == 0:
+                part.fill_mask = spec.ignore_index
+
+    def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator, path: object) -> tuple[Pixels, Mask]:
+        """Run the pipeline.
+
+        Args:
+            image: (H, W, bands), in the unit of the file.
+            mask: class indices and the ignore index, (H, W).
+            rng: the source of all randomness.
+            path: the image's file, for the error's text.
+
+        Raises:
+            DataError: a transform fails, or gives other types, bands or sizes; names it and the file.
+            ConfigError: as `to_unit`.
+        """
+        values, mask = np.ascontiguousarray(to_unit(image, self.spec)), np.ascontiguousarray(mask)
+        start = copy.deepcopy(rng)
+        seed_transforms(self.pipeline, rng)
+        try:
+            changed = self.pipeline(image=values, mask=mask)
+            problem = _problem(values, changed)
+        except Exception as error:  # whatever a transform raises
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            raise DataError(f"{path}: augment, {self._culprit(values, mask, start)}: {problem}")
+        return from_unit(changed["image"], self.spec), changed["mask"]
+
+    def _culprit(self, image: Pixels, mask: Mask, rng: np.random.Generator) -> str:
+        """Name of the first transform that fails or gives a wrong array, found by applying them one by one."""
+        seed_transforms(self.pipeline, rng)
+        self.pipeline.py_random.random()  # the pipeline's own probability
+        data = {"image": image, "mask": mask}
+        for transform in self.pipeline.transforms:
+            try:
+                data = transform(**data)
+            except Exception:
+                return type(transform).__name__
+            if _problem(image, data):
+                return type(transform).__name__
+        return type(self.pipeline).__name__
+
+
+def _problem(before: Pixels, changed: dict[str, Any]) -> str | None:
+    """Sentence on an outcome of another type or shape."""
+    image, mask = changed["image"], changed["mask"]
+    expected = {"image": (str(before.dtype), (*mask.shape[:2], before.shape[2])), "mask": ("uint8", image.shape[:2])}
+    for name, (dtype, shape) in expected.items():
+        array = changed[name]
+        if not isinstance(array, np.ndarray) or str(array.dtype) != dtype or array.shape != shape:
+            found = f"{type(array).__name__} of {getattr(array, 'dtype', '')} {tuple(getattr(array, 'shape', ()))}"
+            return f"the {name} becomes {found}; expected an array of {dtype} {shape}."
+    return None
+
+
 def normalise(image: Pixels, spec: DatasetSpec | None = None) -> NDArray[np.float32]:
-    """Values with the mean and standard deviation of each band taken out.
+    """Take the mean and standard deviation out of each band.
 
     Args:
         image: (H, W, bands), in the unit of the file.
@@ -221,14 +289,17 @@ def _check_pipeline(pipeline: Any) -> None:
     """Refuse what is no pipeline, and transforms whose work the data set does."""
     if not (callable(pipeline) and hasattr(pipeline, "transforms") and hasattr(pipeline, "set_random_state")):
         raise ConfigError(f"augment is {pipeline!r:.80}; expected albumentations.Compose([...]).")
-    parts = [pipeline]
-    for part in parts:
-        parts += getattr(part, "transforms", ())
+    for part in _parts(pipeline):
         if type(part).__name__ in _OF_THE_DATASET:
             raise ConfigError(
                 f"augment has {type(part).__name__}: scaling, normalisation (mean and std of the DatasetSpec) and the "
                 "conversion to a tensor come after it in any case. Leave it out."
             )
+
+
+def _parts(pipeline: Any) -> list[Any]:
+    """A pipeline and all transforms in it."""
+    return [pipeline, *chain.from_iterable(map(_parts, getattr(pipeline, "transforms", ())))]
 
 
 @lru_cache(maxsize=4)

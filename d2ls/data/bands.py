@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import NodataShadowWarning, RasterioError
-from rasterio.windows import Window
+from rasterio.errors import NodataShadowWarning
+from rasterio.windows import Window as RasterWindow
 
 from d2ls.data import io as files
 from d2ls.data.augment import to_dtype
-from d2ls.data.decode import open_tiff
+from d2ls.data.decode import Window, check_window, naming, open_tiff
 from d2ls.data.pairs import Pair, match
 from d2ls.data.spec import RGB, DatasetSpec
 from d2ls.errors import DataError
@@ -82,13 +82,12 @@ def band_facts(path: Path) -> dict[str, Any]:
         numbers = tuple(n for n, meaning in enumerate(meanings, 1) if meaning != ColorInterp.alpha)
         _, dtype = _choose(path, datasets, numbers)
         names = [meanings[n - 1].name if meanings[n - 1].name in RGB else titles[n - 1] or f"band{n}" for n in numbers]
-    distinct = len(set(names)) == len(names)
-    return {
-        "bands": tuple(names if distinct else (f"band{n}" for n in numbers)), "file_bands": numbers, "dtype": str(dtype)
-    }  # fmt: skip
+    if len(set(names)) < len(names):
+        names = [f"band{n}" for n in numbers]
+    return {"bands": tuple(names), "file_bands": numbers, "dtype": str(dtype)}
 
 
-def read_pixels(path: Path, spec: DatasetSpec, window: tuple[int, int, int, int] | None = None) -> Pixels:
+def read_pixels(path: Path, spec: DatasetSpec, window: Window | None = None) -> Pixels:
     """Pixels of an image, with the bands in the order of the data set.
 
     Args:
@@ -118,14 +117,9 @@ def read_pixels(path: Path, spec: DatasetSpec, window: tuple[int, int, int, int]
 
 
 def read_bands(
-    path: Path, window: tuple[int, int, int, int] | None = None, bands: Sequence[int] | None = None
+    path: Path, window: Window | None = None, bands: Sequence[int] | None = None
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Pixels of a TIFF, or of a stack of them, as they are.
-
-    Args:
-        path: the image, or a stack of files.
-        window: top, left, height and width of a part; None reads the whole.
-        bands: numbers of the bands, from 1; None reads all.
+    """Pixels of a TIFF, or of a stack of them, as they are: of a window, or of bands numbered from 1, or all.
 
     Returns:
         Values (H, W, bands), and where the files' nodata values, masks and alpha bands say that they are data, (H, W).
@@ -135,32 +129,24 @@ def read_bands(
     """
     with _opened(path) as datasets:
         chosen, dtype = _choose(path, datasets, bands)
-        height, width = datasets[0].shape
-        top, left, rows, columns = window or (0, 0, height, width)
-        if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
-            raise DataError(
-                f"{path}: window of {columns} x {rows} at ({left}, {top}) is not inside {width} x {height}."
-            )
-        area = Window(left, top, columns, rows)
+        top, left, rows, columns = window = window or (0, 0, *datasets[0].shape)
+        with naming(path):
+            check_window(window, *datasets[0].shape)
+        area = RasterWindow(left, top, columns, rows)
         pixels, valid = np.empty((rows, columns, len(chosen)), dtype), np.ones((rows, columns), bool)
-        for file, dataset in enumerate(datasets):
+        for file in dict.fromkeys(of for of, _ in chosen):
             positions = [position for position, (of, _) in enumerate(chosen) if of == file]
-            if not positions:
-                continue
-            with _naming(Path(dataset.name)):
-                values = dataset.read([chosen[position][1] for position in positions], window=area)
-                pixels[..., positions] = values.transpose(1, 2, 0)
-                valid &= valid_pixels(dataset, area, [chosen[position][1] for position in positions])
+            numbers = [chosen[position][1] for position in positions]
+            with naming(Path(datasets[file].name)):
+                pixels[..., positions] = datasets[file].read(numbers, window=area).transpose(1, 2, 0)
+                valid &= valid_pixels(datasets[file], area, numbers)
     return pixels, valid
 
 
-def valid_pixels(dataset: Any, window: Window, bands: Sequence[int]) -> NDArray[np.bool_]:
-    """Where a raster has data, by its nodata value, its mask, and alpha bands that are not among the bands to read.
+def valid_pixels(dataset: Any, window: RasterWindow, bands: Sequence[int]) -> NDArray[np.bool_]:
+    """Where a raster, open in rasterio, has data: by its nodata value, its mask, and alpha bands.
 
-    Args:
-        dataset: open in rasterio.
-        window: part of it.
-        bands: numbers of the bands to read: tools often call the fourth band alpha where it is infrared.
+    Alpha bands among the `bands` to read do not count: tools often call the fourth band alpha where it is infrared.
     """
     valid = np.ones((round(window.height), round(window.width)), bool)
     flags = {flag for of_band in dataset.mask_flag_enums for flag in of_band}
@@ -181,9 +167,6 @@ def fill_missing(image: Pixels, mask: NDArray[np.uint8] | None, spec: DatasetSpe
         image: (H, W, bands) from `read_pixels`, perhaps resized: NaN where there are no data.
         mask: class indices and the ignore index, (H, W), or None.
         spec: type, mean and ignore index.
-
-    Returns:
-        Image (H, W, bands) in the spec's type, and mask.
     """
     if spec.is_rgb8:
         return image, mask
@@ -204,15 +187,13 @@ def _opened(path: Path) -> Iterator[list[Any]]:
             if not file.is_file() or file.suffix.lower() not in (".tif", ".tiff"):
                 found = "expected a TIFF: only 8-bit RGB is read from other kinds" if file.is_file() else "no such file"
                 raise DataError(f"{file}: {found}.")
-            with _naming(file):
+            with naming(file):
                 dataset = stack.enter_context(open_tiff(file))
             if ColorInterp.palette in dataset.colorinterp:
                 raise DataError(f"{file}: a palette; save the image with its colours or values as bands.")
             if datasets and dataset.shape != datasets[0].shape:
                 sizes = " and ".join(f"{width} x {height}" for height, width in (datasets[0].shape, dataset.shape))
-                raise DataError(
-                    f"{file}: {sizes} pixels in one stack ({Path(datasets[0].name).name}); expected one size."
-                )
+                raise DataError(f"{file}: {sizes} pixels in one stack; expected one size.")
             datasets.append(dataset)
         yield datasets
 
@@ -236,13 +217,3 @@ def _check_dtype(path: Path, dtype: np.dtype[Any], spec: DatasetSpec) -> None:
         raise DataError(
             f"{path}: {dtype} values where data set {spec.name!r} has {spec.dtype}. Set its dtype, or convert."
         )
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what rasterio raises into an error that names the file."""
-    try:
-        yield
-    except RasterioError as problem:
-        reason = str(problem.__cause__ or problem).rstrip(".")
-        raise DataError(f"{path}: cannot be read, it is damaged or no TIFF: {reason}.") from problem

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from d2ls.data import io as files
 from d2ls.data.bands import is_picture, read_size
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.image_header import RGB_KINDS
+from d2ls.data.labels import count_values
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.regions import Region
 from d2ls.data.spec import DatasetSpec
@@ -31,15 +31,11 @@ Result = TypeVar("Result")
 
 
 class LabelCounts(NamedTuple):
-    """Labels of a data set.
+    """Labels of a data set."""
 
-    Attributes:
-        by_image: number of pixels of each image by label 0 to 255, (images, 256); labels are class indices and the
-            ignore index.
-        problems: one line for each mask that cannot be read or holds other values than its classes; it is not counted.
-    """
-
+    # number of pixels of each image by label 0 to 255, (images, 256); labels are class indices and the ignore index
     by_image: NDArray[np.int64]
+    # one line for each mask that cannot be read or holds other values than its classes; it is not counted
     problems: list[str]
 
     @property
@@ -93,12 +89,9 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
 
 
 def missing_classes(classes: Sequence[str], pixels: NDArray[np.int64], ignore_index: int) -> str:
-    """Classes without a pixel in the training masks, and the labels that these hold; empty where none is missing.
+    """Sentence on classes without a pixel in the training masks, of which `pixels` are counted by label, (256,).
 
-    Args:
-        classes: names in index order.
-        pixels: number of pixels by label, (256,).
-        ignore_index: label of the pixels that count nowhere.
+    It names the labels that the masks hold; empty where no class is missing.
     """
     missing = [name for name, count in zip(classes, pixels, strict=False) if not count]
     if not missing:
@@ -122,15 +115,11 @@ def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
                 sizes.append(read_size(path, spec))
                 continue
             header = files.read_kind(path)
-        except DataError as problem:
-            problems.append(str(problem))
-            continue
-        sizes.append((header.height, header.width))
-        if path == pair.image and (header.bits > 8 or header.kind not in RGB_KINDS):
-            problems.append(f"{path}: {header.bits}-bit {header.kind} pixels, expected 8-bit RGB.")
-    if len(sizes) == 2:
-        try:
-            check_sizes(pair, sizes[0], sizes[1])
+            sizes.append((header.height, header.width))
+            if path == pair.image and (header.bits > 8 or header.kind not in RGB_KINDS):
+                problems.append(f"{path}: {header.bits}-bit {header.kind} pixels, expected 8-bit RGB.")
+            if len(sizes) == 2:
+                check_sizes(pair, *sizes)
         except DataError as problem:
             problems.append(str(problem))
     return problems
@@ -155,7 +144,7 @@ def _labels_of(dataset: Any, index: int) -> NDArray[np.int64] | str:
     labels = np.asarray(mask)
     if labels.size and (labels.min() < 0 or labels.max() > 255):
         return f"image {index}: labels from {labels.min()} to {labels.max()}, expected 0 to 255."
-    return cv2.calcHist([labels.astype(np.uint8)], [0], None, [256], [0, 256]).reshape(256).astype(np.int64)
+    return count_values(labels.astype(np.uint8))
 
 
 def _run(

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d2ls.data.augment import Augmentation, normalise, random_colours, random_rotate_flip
+from d2ls.data.augment import Augmentation, Transforms, normalise, random_colours, random_rotate_flip
 from d2ls.data.bands import fill_missing, read_pixels, read_size
 from d2ls.data.labels import read_index_mask
 from d2ls.data.mosaic import Mosaic
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.spec import DatasetSpec
-from d2ls.data.transforms import Transforms
 
 Pixels = NDArray[Any]
 Mask = NDArray[np.uint8]

@@ -15,22 +15,13 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
+from rasterio.windows import Window as RasterWindow
 
-from d2ls.data.image_header import (
-    DEFLATE,
-    JPEG,
-    JPEG_OLD,
-    NONE,
-    RGB_KINDS,
-    FormatError,
-    Header,
-    read_header,
-    tiff_blocks,
-)
+from d2ls.data.image_header import DEFLATE, NONE, RGB_KINDS, FormatError, Header, read_header, tiff_blocks
 from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
+Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
 MAX_PIXELS = 1 << 29  # 23 170 pixels square; more is taken for a decompression bomb
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": False, "GDAL_NUM_THREADS": "1",
@@ -63,6 +54,25 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def naming(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn a FormatError, and what GDAL raises or exceptions of the given kinds, into an error that names the file."""
+    try:
+        yield
+    except FormatError as problem:
+        raise DataError(f"{path}: {problem}.") from problem
+    except (RasterioError, *kinds) as problem:
+        reason = str(problem.__cause__ or problem).split(";")[0].rstrip(".")
+        raise DataError(f"{path}: cannot be read, it is damaged or of another kind: {reason}.") from problem
+
+
+def check_window(window: Window, height: int, width: int) -> None:
+    """Refuse a window that is not inside an image, by a FormatError."""
+    top, left, rows, columns = window
+    if min(top, left) < 0 or min(rows, columns) < 1 or top + rows > height or left + columns > width:
+        raise FormatError(f"window of {columns} x {rows} at ({left}, {top}) is not inside {width} x {height} pixels")
+
+
+@contextmanager
 def open_tiff(path: Path) -> Iterator[Any]:
     """Open a TIFF of one page as a rasterio data set, without a look at any other file."""
     with rasterio.Env(**GDAL_OPTIONS):
@@ -75,11 +85,7 @@ def open_tiff(path: Path) -> Iterator[Any]:
 
 
 def check_pages(path: Path, raster: Any) -> None:
-    """Refuse a TIFF of several images; overviews and masks are none.
-
-    Raises:
-        DataError: names the file and the number of pages.
-    """
+    """Refuse a TIFF of several images, by a DataError; overviews and masks are none."""
     if (pages := len(raster.subdatasets)) > 1:
         raise DataError(
             f"{path}: {pages} pages where one image is expected. Save each as a file of its own or, if they are bands, "
@@ -89,15 +95,13 @@ def check_pages(path: Path, raster: Any) -> None:
 
 def check_size(file: BinaryIO, header: Header) -> None:
     """Refuse to decode what would fill the memory: too many pixels, or more than the file can hold."""
-    pixels = header.height * header.width
-    if pixels > MAX_PIXELS:
-        raise FormatError(
-            f"its header gives {header.width} x {header.height} pixels, expected at most {MAX_PIXELS}; split it first"
-        )
+    number, sides = header.height * header.width, f"{header.width} x {header.height} pixels"
+    if number > MAX_PIXELS:
+        raise FormatError(f"its header gives {sides}, expected at most {MAX_PIXELS}; split it first")
     if header.format == "tiff":
         check_blocks(file, header)
-    elif pixels * header.bits // 8 > _MOST_COMPRESSED * (size := file.seek(0, 2)):
-        raise FormatError(f"{size} bytes cannot hold {header.width} x {header.height} pixels; the file is damaged")
+    elif number * header.bits // 8 > _MOST_COMPRESSED * (size := file.seek(0, 2)):
+        raise FormatError(f"{size} bytes cannot hold {sides}; the file is damaged")
 
 
 def check_blocks(file: BinaryIO, header: Header) -> None:
@@ -107,11 +111,10 @@ def check_blocks(file: BinaryIO, header: Header) -> None:
     if (starts + counts).max(initial=0) > size or min(starts.min(initial=0), counts.min(initial=0)) < 0:
         raise FormatError("the file breaks off before its end, or its header is damaged")
     rows, columns = header.stored
-    tile = 324 in header.tags
-    across = int(header.tags.get(322, columns)) if tile else columns
-    down = int(header.tags.get(323, rows)) if tile else min(rows, int(header.tags.get(278, rows)))
-    samples = int(header.tags.get(277, 1))
-    planes = samples if int(header.tags.get(284, 1)) == 2 else 1
+    tile, samples = 324 in header.tags, header.tag(277, 1)
+    across = header.tag(322, columns) if tile else columns
+    down = header.tag(323, rows) if tile else min(rows, header.tag(278, rows))
+    planes = samples if header.tag(284, 1) == 2 else 1
     if across < 1 or down < 1:
         raise FormatError("blocks of no pixels; the header is damaged")
     line = -(-across * samples // planes * header.bits // 8)
@@ -124,20 +127,17 @@ def check_blocks(file: BinaryIO, header: Header) -> None:
         expected[rows // down :: -(-rows // down)] = line * (rows % down)
     least = expected if header.compression == NONE else expected // _MOST_COMPRESSED
     if (short := there & (counts[:grid] < least)).any():
-        place = int(np.flatnonzero(short)[0])
-        what = "tile" if tile else "strip"
-        raise FormatError(f"a {what} of the TIFF has {counts[place]} bytes, expected {least[place]} or more")
+        at, what = int(short.argmax()), "tile" if tile else "strip"
+        raise FormatError(f"a {what} of the TIFF has {counts[at]} bytes, expected {least[at]} or more")
 
 
 def check_exact(file: BinaryIO, header: Header) -> None:
     """Refuse a mask whose values may not be those that were saved; of TIFFs only deflated ones have checksums."""
     if not header.is_lossless:
-        raise FormatError(
-            f"a mask saved as {header.format.upper()} with loss: its values are no longer exact; use the original"
-        )
+        name = header.format.upper()
+        raise FormatError(f"a mask saved as {name} with loss: its values are no longer exact; use the original")
     if header.compression in DEFLATE:
-        samples = int(header.tags.get(277, 1)) * max(1, header.bits // 8)
-        most = header.height * header.width * samples + _LARGEST_TILE
+        most = header.height * header.width * header.tag(277, 1) * max(1, header.bits // 8) + _LARGEST_TILE
         for start, count in zip(*tiff_blocks(header), strict=True):
             file.seek(int(start))
             stream = zlib.decompressobj()
@@ -154,44 +154,38 @@ def colour_header(file: BinaryIO) -> Header:
     header = read_header(file)
     check_size(file, header)
     if header.bits > 8:
-        raise FormatError(
-            f"{header.bits} bits a sample where 8 are expected; rescale it to 8-bit RGB, the same way for all images"
-        )
+        raise FormatError(f"{header.bits} bits a sample where 8 are expected; rescale all images alike to 8-bit RGB")
     if header.kind not in RGB_KINDS:
         raise FormatError(f"{header.kind} pixels where RGB is expected; save it as 8-bit RGB")
     return header
 
 
-def read_rgb(file: BinaryIO, path: Path, header: Header, window: tuple[int, int, int, int] | None) -> Pixels:
+def read_rgb(file: BinaryIO, path: Path, header: Header, window: Window | None = None) -> Pixels:
     """RGB of a whole image, or of a window (top, left, height, width)."""
-    if header.format == "tiff" and header.compression not in (JPEG_OLD, JPEG) and header.orientation == 1:
-        pixels = read_samples(file, path, header, window)
-        return own(opaque(through_palette(pixels, header)))
-    if header.format == "tiff" and header.compression not in (JPEG_OLD, JPEG):
-        pixels = through_palette(read_samples(file, path, header, None), header)
+    part = window if header.has_blocks and header.orientation == 1 else None
+    if header.has_blocks:
+        pixels = through_palette(read_samples(path, header, part), header)
     else:
         if header.format == "tiff":
             with open_tiff(path):
                 pass  # several pages are refused
         pixels = checked(decoded_colours(whole_file(file, header), header), header, 3)
     pixels = upright(pixels, header)
-    if window is not None:
+    if window is not None and part is None:
         top, left, height, width = window
         pixels = pixels[top : top + height, left : left + width]
-    return own(opaque(pixels))
+    return np.require(opaque(pixels), requirements=("C", "W"))
 
 
-def read_samples(file: BinaryIO, path: Path, header: Header, window: tuple[int, int, int, int] | None) -> NDArray[Any]:
+def read_samples(path: Path, header: Header, window: Window | None = None) -> NDArray[Any]:
     """Samples of a TIFF as they are stored, (H, W, samples)."""
-    part = None if window is None else Window(window[1], window[0], window[3], window[2])
+    part = None if window is None else RasterWindow(window[1], window[0], window[3], window[2])
     with open_tiff(path) as raster:
         planes: NDArray[Any] = raster.read(window=part)
     # OpenCV interleaves bytes four times as fast as a copy by NumPy does.
     interleave = planes.dtype == np.uint8 and len(planes) > 1
     values: NDArray[Any] = cv2.merge(list(planes)) if interleave else np.moveaxis(planes, 0, -1)
-    if window is None and values.shape[:2] != header.stored:
-        raise FormatError(f"decodes to shape {values.shape}, expected {header.stored}")
-    return values
+    return values if window is not None else checked(values, header, 3)
 
 
 def through_palette(values: NDArray[Any], header: Header) -> Pixels:
@@ -229,17 +223,8 @@ def opaque(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def own(pixels: NDArray[Any]) -> Pixels:
-    """The pixels, contiguous and free to be written to."""
-    return np.require(pixels, requirements=("C", "W"))
-
-
 def as_bytes(values: NDArray[Any]) -> Pixels:
-    """Mask values of a wider type as bytes.
-
-    Raises:
-        FormatError: some are no whole numbers from 0 to 255.
-    """
+    """Mask values of a wider type as bytes (raises FormatError: some are no whole numbers from 0 to 255)."""
     with np.errstate(invalid="ignore"):
         small = values.astype(np.uint8)
     if (wrong := small != values).any():
@@ -252,24 +237,18 @@ def whole_file(file: BinaryIO, header: Header) -> bytes:
     """All bytes of a file, found complete."""
     file.seek(0)
     data = file.read()
-    if header.format == "png":
-        check_png(data)
+    if header.format == "png":  # OpenCV would go on after some damage, and print of the rest
+        try:
+            PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()  # the checksum of every chunk
+            if _PNG_END not in data:
+                raise ValueError("no end")
+        except Exception as problem:  # a damaged file can make Pillow raise nearly anything
+            kind = "a checksum does not hold" if "checksum" in str(problem) else "it breaks off before its end"
+            raise FormatError(f"the file is damaged ({kind}: {problem})") from problem
     # Inside the coded pixels of a JPEG no byte 0xff stands before one that is not 0: the last scan is complete.
     if header.format == "jpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise FormatError("the file breaks off before its end, or is damaged")
     return data
-
-
-def check_png(data: bytes) -> None:
-    """Compare every chunk of a PNG with its checksum: OpenCV would go on after some damage, and print of the rest."""
-    try:
-        PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
-        if _PNG_END not in data:
-            raise ValueError("no end")
-    except Exception as problem:  # a damaged file can make Pillow raise nearly anything
-        broken = "checksum" if "checksum" in str(problem) else None
-        reason = "a checksum does not hold" if broken else f"it breaks off before its end: {problem}"
-        raise FormatError(f"the file is damaged ({reason})") from problem
 
 
 def decoded_colours(data: bytes, header: Header) -> Pixels:
@@ -294,8 +273,8 @@ def by_pillow(data: bytes, mode: str) -> NDArray[Any]:
     """Pixels by Pillow: indices of a palette or grey values (mode "P"), or colours ("RGB", "RGBA")."""
     with Image.open(io.BytesIO(data)) as picture:
         if mode == "P":
-            mode = {"1": "L"}.get(picture.mode, picture.mode)
-        return np.asarray(picture.convert(mode) if mode != picture.mode else picture)
+            mode = "L" if picture.mode == "1" else picture.mode
+        return np.asarray(picture.convert(mode))
 
 
 def checked(pixels: NDArray[Any], header: Header, dimensions: int) -> NDArray[Any]:

@@ -20,8 +20,8 @@ _PNG_KINDS = {0: "grey", 2: "rgb", 3: "palette", 4: "grey+alpha", 6: "rgb+alpha"
 RGB_KINDS = ("rgb", "palette", "rgb+alpha", "palette+alpha")
 """Kinds that can be read as RGB, a further channel being opaque."""
 ORIENTATION = 274
-NONE, JPEG_OLD, JPEG, DEFLATE = 1, 6, 7, (8, 32946)
-"""Compressions of TIFF that are told apart here."""
+_TAGS = {256, 257, 258, 259, 262, 266, 273, ORIENTATION, 277, 278, 279, 284, 320, 322, 323, 324, 325, 338, 339, 530}
+NONE, JPEG_OLD, JPEG, DEFLATE = 1, 6, 7, (8, 32946)  # compressions of TIFF that are told apart here
 LOSSLESS_COMPRESSIONS = (NONE, 2, 3, 4, 5, *DEFLATE, 32773, 34925, 50000)
 """Uncompressed, CCITT (one bit), LZW, deflate, PackBits, LZMA and Zstandard; others may be with loss."""
 
@@ -32,25 +32,15 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """Facts of an image file.
+    """Facts of an image file."""
 
-    Attributes:
-        format: "png", "jpeg", "tiff", or Pillow's name of another format in lower case.
-        height: rows, as the image is shown (after its orientation).
-        width: columns, as it is shown.
-        kind: "grey", "rgb", "palette", "cmyk", ...; with "+alpha" where a further channel follows.
-        bits: of a sample (of an index of a palette).
-        orientation: 1 to 8, of the EXIF and TIFF standards; 1 is upright.
-        tags: of a TIFF, by number.
-    """
-
-    format: str
-    height: int
-    width: int
-    kind: str
-    bits: int
-    orientation: int = 1
-    tags: dict[int, Any] = field(default_factory=dict, repr=False)
+    format: str  # "png", "jpeg", "tiff", or Pillow's name of another format in lower case
+    height: int  # rows, as the image is shown (after its orientation)
+    width: int  # columns, as it is shown
+    kind: str  # "grey", "rgb", "palette", "cmyk", ...; with "+alpha" where a further channel follows
+    bits: int  # of a sample (of an index of a palette)
+    orientation: int = 1  # 1 to 8, of the EXIF and TIFF standards; 1 is upright
+    tags: dict[int, Any] = field(default_factory=dict, repr=False)  # of a TIFF, by number
 
     @property
     def stored(self) -> tuple[int, int]:
@@ -60,7 +50,16 @@ class Header:
     @property
     def compression(self) -> int:
         """Compression of a TIFF; NONE of other formats."""
-        return int(self.tags.get(259, NONE))
+        return self.tag(259, NONE)
+
+    def tag(self, number: int, default: int) -> int:
+        """A number that a TIFF may give by a tag."""
+        return int(self.tags.get(number, default))
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether strips or tiles of a TIFF are decoded by themselves; JPEG in TIFF is decoded as a whole."""
+        return self.format == "tiff" and self.compression not in (JPEG_OLD, JPEG)
 
     @property
     def is_lossless(self) -> bool:
@@ -80,16 +79,16 @@ def read_header(file: BinaryIO) -> Header:
         raise FormatError("the file is empty")
     try:
         if start.startswith(b"\x89PNG\r\n\x1a\n"):
-            if not (start[16:20].strip(b"\0") and start[20:24].strip(b"\0")):
-                width, height = struct.unpack(">II", start[16:24])
+            width, height = struct.unpack(">II", start[16:24])
+            if not width * height:
                 raise FormatError(f"its header gives {width} x {height} pixels")
-            header = _of_pillow(PngImagePlugin.PngImageFile(file), "png", bits=start[24], code=start[25])
+            header = _of_pillow(PngImagePlugin.PngImageFile(file), (_PNG_KINDS[start[25]], start[24]))
         elif start.startswith(b"\xff\xd8"):
-            header = _of_pillow(JpegImagePlugin.JpegImageFile(file), "jpeg")
+            header = _of_pillow(JpegImagePlugin.JpegImageFile(file))
         elif start[:2] in (b"II", b"MM") and start[2:4] in (b"*\0", b"\0*", b"+\0", b"\0+"):
             header = _tiff(file)
         else:
-            header = _of_pillow(Image.open(file, formats=OTHER_FORMATS), "")
+            header = _of_pillow(Image.open(file, formats=OTHER_FORMATS))
     except UnidentifiedImageError as problem:
         raise FormatError("not an image: neither PNG, JPEG, TIFF, BMP, GIF, WebP nor JPEG 2000") from problem
     except FormatError:
@@ -110,27 +109,22 @@ def tiff_blocks(header: Header) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return starts, counts
 
 
-def _of_pillow(image: Any, name: str, bits: int | None = None, code: int | None = None) -> Header:
-    """The header that Pillow has read without decoding."""
+def _of_pillow(image: Any, known: tuple[str, int] | None = None) -> Header:
+    """The header that Pillow has read without decoding; `known` kind and bits take the place of its own."""
     if getattr(image, "n_frames", 1) > 1:
         raise FormatError(f"an animation of {image.n_frames} frames where one image is expected")
-    if image.mode not in _MODES and code is None:
+    if known is None and image.mode not in _MODES:
         raise FormatError(f"pixels of an unknown kind ({image.mode})")
-    kind, found_bits = _MODES.get(image.mode, ("", 8))
-    if code is not None:
-        kind = _PNG_KINDS[code]
+    kind, bits = known or _MODES[image.mode]
     if "transparency" in image.info and "alpha" not in kind:
         kind += "+alpha"
     exif = Image.Exif()
-    if "exif" in image.info:
-        exif.load(image.info["exif"])
+    exif.load(image.info.get("exif", b""))
     orientation = exif.get(ORIENTATION, 1)
     if orientation not in range(1, 9):  # cameras write 0 for unknown
         orientation = 1
-    width, height = image.size
-    if orientation > 4:
-        width, height = height, width
-    return Header(name or str(image.format).lower(), height, width, kind, bits or found_bits, orientation)
+    width, height = image.size if orientation < 5 else image.size[::-1]
+    return Header(str(image.format).lower(), height, width, kind, bits, orientation)
 
 
 def _tiff(file: BinaryIO) -> Header:
@@ -139,22 +133,14 @@ def _tiff(file: BinaryIO) -> Header:
     file.seek(tags.next)
     tags.load(file)
     found: dict[int, Any] = {number: tags[number] for number in tags if number in _TAGS}
-    width, height = int(found[256]), int(found[257])
     samples, orientation = int(found.get(277, 1)), int(found.get(ORIENTATION, 1))
-    bits = found.get(258, (1,))
-    sizes = set(bits if isinstance(bits, tuple) else (bits,))
-    if len(sizes) != 1 or not samples:
+    bits = np.unique(found.get(258, 1)).tolist()
+    if len(bits) != 1 or not samples:
         raise FormatError(f"samples of {bits} bits; expected one size for all")
     if orientation not in range(1, 9):
         raise FormatError(f"orientation {orientation}, expected 1 to 8; the header is damaged")
-    if orientation > 4:
-        width, height = height, width
-    return Header("tiff", height, width, _tiff_kind(found, samples), int(sizes.pop()), orientation, found)
-
-
-_TAGS = frozenset(
-    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 320, 322, 323, 324, 325, 338, 339, 530)
-)  # fmt: skip
+    height, width = (int(found[number]) for number in ((257, 256) if orientation < 5 else (256, 257)))
+    return Header("tiff", height, width, _tiff_kind(found, samples), int(bits[0]), orientation, found)
 
 
 def _tiff_kind(tags: dict[int, Any], samples: int) -> str:

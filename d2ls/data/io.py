@@ -21,41 +21,10 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from d2ls.data.decode import (
-    GDAL_OPTIONS,
-    MAX_PIXELS,
-    as_bytes,
-    by_pillow,
-    check_exact,
-    check_size,
-    checked,
-    colour_header,
-    decoded,
-    own,
-    read_rgb,
-    read_samples,
-    reading,
-    upright,
-    whole_file,
-)  # fmt: skip
+from d2ls.data import decode
 from d2ls.data.image_header import FormatError, Header, read_header
 from d2ls.errors import DataError
 
-__all__ = [
-    "MAX_PIXELS",
-    "SUFFIXES",
-    "Pixels",
-    "png_bytes",
-    "read_colours",
-    "read_image",
-    "read_index",
-    "read_kind",
-    "read_size",
-    "read_window",
-    "write_bytes",
-    "write_png",
-    "write_tiff",
-]  # fmt: skip
 Pixels = NDArray[np.uint8]
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 """Endings of the image files that are read, in lower case."""
@@ -73,12 +42,8 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def read_kind(path: Path) -> Header:
-    """Header of an image file.
-
-    Raises:
-        DataError: no image that can be read.
-    """
-    with reading(path) as file:
+    """Header of an image file; raises as `read_size`."""
+    with decode.reading(path) as file:
         return read_header(file)
 
 
@@ -91,9 +56,8 @@ def read_image(path: Path) -> Pixels:
     Raises:
         DataError: unreadable, damaged, 16-bit, grey, CMYK, or with a fourth channel that is not opaque throughout.
     """
-    with reading(path) as file:
-        header = colour_header(file)
-        return read_rgb(file, path, header, None)
+    with decode.reading(path) as file:
+        return decode.read_rgb(file, path, decode.colour_header(file))
 
 
 def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pixels:
@@ -107,28 +71,22 @@ def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pix
     Raises:
         DataError: as `read_image`; of a TIFF only where the window touches.
     """
-    with reading(path) as file:
-        header = colour_header(file)
-        if min(top, left) < 0 or min(height, width) < 1 or top + height > header.height or left + width > header.width:
-            raise FormatError(
-                f"window of {width} x {height} at ({left}, {top}) is not inside {header.width} x {header.height} pixels"
-            )
-        return read_rgb(file, path, header, (top, left, height, width))
+    with decode.reading(path) as file:
+        header = decode.colour_header(file)
+        decode.check_window((top, left, height, width), header.height, header.width)
+        return decode.read_rgb(file, path, header, (top, left, height, width))
 
 
 def read_colours(path: Path) -> Pixels:
     """Read a colour mask; a palette's pixels mean their colours. Otherwise as `read_image`.
 
-    Returns:
-        RGB, (H, W, 3).
-
     Raises:
         DataError: as `read_image`, and lossy.
     """
-    with reading(path) as file:
-        header = colour_header(file)
-        check_exact(file, header)
-        return read_rgb(file, path, header, None)
+    with decode.reading(path) as file:
+        header = decode.colour_header(file)
+        decode.check_exact(file, header)
+        return decode.read_rgb(file, path, header)
 
 
 def read_index(path: Path) -> Pixels:
@@ -142,32 +100,30 @@ def read_index(path: Path) -> Pixels:
     Raises:
         DataError: unreadable, damaged, lossy, a colour mask, or values that are no whole numbers from 0 to 255.
     """
-    with reading(path) as file:
+    with decode.reading(path) as file:
         header = read_header(file)
-        check_size(file, header)
+        decode.check_size(file, header)
         if header.kind not in ("grey", "palette", "palette+alpha"):
             raise FormatError(
                 f"{header.bits}-bit {header.kind} pixels where an index mask (grey or palette) is expected; "
                 "convert colour masks first (see the tools)"
             )
-        check_exact(file, header)
+        decode.check_exact(file, header)
         if header.format == "tiff":
-            values: NDArray[Any] = upright(read_samples(file, path, header, None)[..., 0], header)
+            values: NDArray[Any] = decode.read_samples(path, header)[..., 0]
         elif header.kind == "grey" and header.format == "png" and header.bits >= 8:
-            values = upright(checked(decoded(whole_file(file, header), cv2.IMREAD_UNCHANGED), header, 2), header)
+            values = decode.checked(decode.decoded(decode.whole_file(file, header), cv2.IMREAD_UNCHANGED), header, 2)
         else:
-            values = upright(checked(by_pillow(whole_file(file, header), "P"), header, 2), header)
+            values = decode.checked(decode.by_pillow(decode.whole_file(file, header), "P"), header, 2)
             if header.kind == "grey" and header.bits < 8:  # decoded as shades of grey up to 255
                 values = values // np.uint8(255 // (2**header.bits - 1))
-        return own(values if values.dtype == np.uint8 else as_bytes(values))
+        values = decode.upright(values, header)
+        values = values if values.dtype == np.uint8 else decode.as_bytes(values)
+        return np.require(values, requirements=("C", "W"))
 
 
 def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> None:
-    """Write `png_bytes`, whole or not at all.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write `png_bytes` as `write_bytes` does."""
     write_bytes(path, png_bytes(pixels, palette))
 
 
@@ -182,8 +138,7 @@ def png_bytes(pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = N
     """
     if palette is not None and pixels.ndim == 2:
         picture, stream = Image.fromarray(pixels), io.BytesIO()
-        values = [value for colour in palette for value in colour]
-        picture.putpalette(values + [0] * (768 - len(values)))
+        picture.putpalette(np.ravel(palette).tolist() + [0] * (768 - 3 * len(palette)))
         picture.save(stream, "PNG", compress_level=3, bits=8)
         return stream.getvalue()
     if pixels.ndim == 2:
@@ -198,14 +153,10 @@ def png_bytes(pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = N
 
 
 def write_tiff(path: Path, rgb: Pixels) -> None:
-    """Write an RGB (H, W, 3) TIFF, uncompressed in tiles (small ones in strips), which `read_window` reads fastest.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Write an RGB (H, W, 3) TIFF, uncompressed in tiles (small ones in strips), which `read_window` reads fastest."""
     height, width = rgb.shape[:2]
     tiles = {"tiled": True, "blockxsize": _TILE, "blockysize": _TILE} if min(height, width) >= _TILE else {}
-    with rasterio.Env(**GDAL_OPTIONS), MemoryFile() as memory, warnings.catch_warnings():
+    with rasterio.Env(**decode.GDAL_OPTIONS), MemoryFile() as memory, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         profile = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8"}
         with memory.open(**profile, interleave="pixel", photometric="RGB", **tiles) as raster:

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -17,10 +17,7 @@ _BLOCK = 1 << 20  # pixels converted at a time: the wide intermediate codes stay
 
 
 def read_index_mask(path: Path, spec: DatasetSpec) -> Mask:
-    """Read a mask whose pixel values are class indices, or what `spec.values` lists.
-
-    Returns:
-        Class indices and the ignore index, (H, W).
+    """Read a mask of class indices, or of the values that `spec.values` lists, as class indices, (H, W).
 
     Raises:
         DataError: the file cannot be read, or holds other values.
@@ -29,10 +26,7 @@ def read_index_mask(path: Path, spec: DatasetSpec) -> Mask:
 
 
 def read_colour_mask(path: Path, spec: DatasetSpec) -> Mask:
-    """Read a mask whose pixels are the colours of classes.
-
-    Returns:
-        Class indices and the ignore index, (H, W).
+    """Read a mask whose pixels are the colours of classes, as class indices, (H, W).
 
     Raises:
         DataError: the file cannot be read, or holds a colour of no class.
@@ -43,16 +37,13 @@ def read_colour_mask(path: Path, spec: DatasetSpec) -> Mask:
 def colours_to_index(
     rgb: Mask, spec: DatasetSpec, *, path: Path | str, unknown: Literal["error", "ignore"] = "error"
 ) -> Mask:
-    """Class index of each pixel's colour.
+    """Class indices and the ignore index (H, W) of the colours of a mask (H, W, 3).
 
     Args:
-        rgb: colour mask, (H, W, 3).
-        spec: the colours and what they mean.
+        rgb: the colours.
+        spec: what they mean.
         path: the file, for the error's text.
         unknown: "error" refuses colours of no class, "ignore" reads them as the ignore index.
-
-    Returns:
-        Class indices and the ignore index, (H, W).
 
     Raises:
         DataError: colours of no class; names them and their pixel counts.
@@ -71,15 +62,9 @@ def colours_to_index(
 
 
 def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official", "reference"] = "official") -> Mask:
-    """Colour of each pixel's class; ignore is black.
+    """Colours, RGB (H, W, 3), of class indices and the ignore index (H, W); ignore is black.
 
-    Args:
-        index: class indices and the ignore index, (H, W).
-        spec: the colours.
-        legend: "reference" takes the reference implementation's colours where they differ.
-
-    Returns:
-        RGB, (H, W, 3).
+    With the legend "reference" they are the reference implementation's where these differ.
 
     Raises:
         DataError: a value that is neither a class nor the ignore index.
@@ -87,17 +72,11 @@ def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official",
     check_index(index, spec, "a mask to be coloured")
     palette = np.zeros((256, 3), np.uint8)
     palette[: spec.num_classes] = (legend == "reference" and spec.reference_colours) or spec.colours
-    colours: Mask = np.take(palette, index, axis=0)
-    return colours
+    return np.take(palette, index, axis=0)
 
 
 def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
-    """Class index of each mask value by `spec.values`; without that the values themselves, checked.
-
-    Args:
-        raw: values of the file, (H, W).
-        spec: the classes and what the values mean.
-        path: the file, for the error's text.
+    """Class index of each mask value (H, W) by `spec.values`; without that the values themselves, checked.
 
     Raises:
         DataError: a value without a meaning; names the file, the values and their shares.
@@ -112,8 +91,22 @@ def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
     if found := _not_allowed(raw, allowed, f"not listed in `values` of {spec.name}"):
         known = ", ".join(f"{value} {name}" for value, name in spec.values.items())
         raise DataError(f"{path}: {found} Expected {known}.")
-    index: Mask = cv2.LUT(raw, table) if raw.size else raw
-    return index
+    return cv2.LUT(raw, table) if raw.size else raw
+
+
+def count_values(mask: Mask) -> NDArray[np.int64]:
+    """Number of pixels by value, (256,), of a mask (H, W)."""
+    return cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+
+
+def count_colours(rgb: Mask, most: int | None = None) -> dict[Colour, int]:
+    """Number of pixels by colour, of pixels (..., 3); the most frequent colours first."""
+    codes, counts = np.unique(_codes(rgb), return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return {
+        (code >> 16, code >> 8 & 255, code & 255): count
+        for code, count in zip(codes[order].tolist(), counts[order].tolist(), strict=True)
+    }
 
 
 def check_index(index: Mask, spec: DatasetSpec, path: Path | str) -> None:
@@ -147,21 +140,15 @@ def _table(spec: DatasetSpec) -> tuple[Mask, int]:
     """Index by colour code (2^24), and the value that stands for colours of no class."""
     unknown_value = next(value for value in range(spec.num_classes, 256) if value != spec.ignore_index)
     table = np.full(1 << 24, unknown_value, np.uint8)
-    meanings = [*zip(spec.colours, range(spec.num_classes), strict=True), *spec.also_read.items()]
-    meanings += [(colour, spec.ignore_index) for colour in spec.ignore_colours]
-    for colour, index in meanings:
-        table[_code(colour)] = index
+    meanings = {**dict(zip(spec.colours, range(spec.num_classes), strict=True)), **spec.also_read}
+    meanings |= dict.fromkeys(spec.ignore_colours, spec.ignore_index)
+    table[_codes(np.array([*meanings]))] = [*meanings.values()]
     table.flags.writeable = False
     return table, unknown_value
 
 
-def _code(colour: Colour) -> int:
-    red, green, blue = colour
-    return red << 16 | green << 8 | blue
-
-
-def _codes(rgb: Mask) -> NDArray[np.intp]:
-    """Each pixel's colour as one number below 2^24."""
+def _codes(rgb: NDArray[Any]) -> NDArray[np.intp]:
+    """Each colour as one number below 2^24."""
     codes = rgb[..., 0].astype(np.intp)
     for channel in (1, 2):
         codes <<= 8
@@ -171,9 +158,7 @@ def _codes(rgb: Mask) -> NDArray[np.intp]:
 
 def _unknown_colours(pixels: Mask, spec: DatasetSpec, path: Path | str) -> str:
     """Message on pixels (n, 3) whose colours are of no class."""
-    codes, counts = np.unique(_codes(pixels), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    found = [f"({codes[i] >> 16}, {codes[i] >> 8 & 255}, {codes[i] & 255}) ({counts[i]} pixels)" for i in order]
+    found = [f"{colour} ({count} pixels)" for colour, count in count_colours(pixels).items()]
     known = ", ".join(f"{name} {colour}" for name, colour in zip(spec.classes, spec.colours, strict=True))
     return (
         f"{path}: {len(found)} colours that are no class of {spec.name}: {_some(found)}; {len(pixels)} pixels in all. "

@@ -6,6 +6,7 @@ import signal
 import weakref
 import zlib
 from collections.abc import Iterator, Sized
+from functools import partial
 from typing import Any, Literal
 
 import cv2
@@ -23,6 +24,7 @@ from d2ls.memory import keep_freed_memory
 MAX_WORKERS = 8
 WORKER_MEMORY = 128 << 20  # bytes that a worker keeps after it has freed them
 GRACE = 60  # seconds that a worker goes on after SIGTERM
+Workers = int | Literal["auto"]
 _OF_WORKERS = ("persistent_workers", "prefetch_factor", "timeout", "multiprocessing_context")
 
 
@@ -44,13 +46,10 @@ class SeededSampler(Sampler[SampleRequest]):
     def __init__(
         self, dataset: Sized, batch_size: int, *, seed: int = 42, rank: int | None = None, world: int | None = None
     ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
+        self.dataset, self.batch_size, self.seed, self.epoch = dataset, batch_size, seed, 0
         self._begun = (0, 0)
         self._weights: NDArray[np.float64] | None = None
-        self._rank, self._world = rank, world
+        self._place = partial(_place, rank, world)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; Lightning calls it."""
@@ -69,12 +68,12 @@ class SeededSampler(Sampler[SampleRequest]):
 
     def order(self) -> dict[str, int]:
         """Everything besides the epoch on which its order and its batches depend."""
-        _, world = _place(self._rank, self._world)
+        _, world = self._place()
         known = {"seed": self.seed, "images": len(self.dataset), "batch_size": self.batch_size, "processes": world}
         return known if self._weights is None else known | {"weights": zlib.crc32(self._weights.tobytes())}
 
     def __len__(self) -> int:
-        _, world = _place(self._rank, self._world)
+        _, world = self._place()
         each = len(self.dataset) // world
         if each < self.batch_size:
             raise DataError(
@@ -85,7 +84,7 @@ class SeededSampler(Sampler[SampleRequest]):
 
     def __iter__(self) -> Iterator[SampleRequest]:
         number = len(self)
-        rank, world = _place(self._rank, self._world)
+        rank, world = self._place()
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.dataset) if self._weights is None else _systematic(self._weights, rng))
         seeds = rng.integers(2**62, size=len(order))
@@ -108,32 +107,24 @@ class DistributedEvalSampler(Sampler[int]):
 
     def __init__(self, dataset: Sized, *, rank: int | None = None, world: int | None = None) -> None:
         self.dataset = dataset
-        self._rank, self._world = rank, world
+        self._place = partial(_place, rank, world)
 
     def __len__(self) -> int:
-        return len(self._range())
+        return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._range())
+        rank, world = self._place()
+        images = len(self.dataset)
+        return iter(range(max(min(rank, images - 1), 0), images, world))
 
     @property
     def is_padding(self) -> bool:
         """Whether this process repeats an image of another one, which must not be counted."""
-        return _place(self._rank, self._world)[0] >= len(self.dataset)
-
-    def _range(self) -> range:
-        rank, world = _place(self._rank, self._world)
-        images = len(self.dataset)
-        return range(max(min(rank, images - 1), 0), images, world)
+        return self._place()[0] >= len(self.dataset)
 
 
 def training_loader(
-    dataset: SegmentationDataset,
-    batch_size: int,
-    *,
-    seed: int = 42,
-    num_workers: int | Literal["auto"] = "auto",
-    **options: Any,
+    dataset: SegmentationDataset, batch_size: int, *, seed: int = 42, num_workers: Workers = "auto", **options: Any
 ) -> DataLoader[Sample]:
     """Make a loader of shuffled batches of one size; a last smaller batch is dropped.
 
@@ -152,11 +143,7 @@ def training_loader(
 
 
 def evaluation_loader(
-    dataset: SegmentationDataset,
-    batch_size: int = 1,
-    *,
-    num_workers: int | Literal["auto"] = "auto",
-    **options: Any,
+    dataset: SegmentationDataset, batch_size: int = 1, *, num_workers: Workers = "auto", **options: Any
 ) -> DataLoader[Sample]:
     """Make a loader of every image once, in order, over all processes together.
 
@@ -202,21 +189,13 @@ def collate(samples: list[Sample]) -> dict[str, Tensor | list[str]]:
 
 
 def _loader(
-    dataset: SegmentationDataset,
-    batch_size: int,
-    sampler: Sampler[Any],
-    num_workers: int | Literal["auto"],
-    **options: Any,
+    dataset: SegmentationDataset, batch_size: int, sampler: Sampler[Any], num_workers: Workers, **options: Any
 ) -> DataLoader[Sample]:
     workers = available_workers() if num_workers == "auto" else num_workers
-    settings: dict[str, Any] = {
-        "collate_fn": collate,
-        "persistent_workers": True,
-        "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _start_worker,
-    } | options
+    settings = {"pin_memory": torch.cuda.is_available(), "persistent_workers": True, **options}
     if workers == 0:  # DataLoader refuses what only workers can do
         settings = {key: value for key, value in settings.items() if key not in _OF_WORKERS}
+    settings = {"collate_fn": collate, "worker_init_fn": _start_worker, **settings}
     loader: DataLoader[Sample] = DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, **settings)
     atexit.register(_stop_workers, weakref.ref(loader))
     return loader

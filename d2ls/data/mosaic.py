@@ -4,10 +4,10 @@ Scale and crop are chosen first, by the masks, which are cheap; then the images 
 that part is resized. The result is that of joining whole images, resizing them (bicubic; mask nearest) and cropping.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,33 +15,11 @@ from numpy.typing import NDArray
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.pairs import Pair, check_sizes
-from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
 Pixels = NDArray[Any]  # uint8 RGB, or float32 of any bands with NaN where there are no data
 Mask = NDArray[np.uint8]
 _CONTEXT = 4  # source pixels beside a window on which its bicubic values may depend
-
-
-class Source(Protocol):
-    """Readers of a data set's images and masks, of which a mosaic asks for windows."""
-
-    @property
-    def spec(self) -> DatasetSpec:
-        """Classes and bands."""
-
-    @property
-    def pairs(self) -> list[Pair]:
-        """Images and their masks."""
-
-    def read_size(self, pair: Pair) -> tuple[int, int]:
-        """Height and width of an image."""
-
-    def read_pixels(self, pair: Pair, window: tuple[int, int, int, int] | None = None) -> NDArray[Any]:
-        """Pixels of an image, (H, W, bands), or of a window: top, left, height, width."""
-
-    def read_mask(self, pair: Pair) -> NDArray[np.uint8] | None:
-        """Class indices of a mask, (H, W)."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +64,18 @@ class Tile:
 
 @dataclass
 class Mosaic:
-    """One or four tiles in a picture of `shape`; what none of them fills has no data and is ignored."""
+    """One or four tiles in a picture of `shape`; what none of them fills has no data and is ignored.
 
-    dataset: Source
+    Of `dataset`, a `SegmentationDataset`, it uses `spec`, `pairs`, `read_size`, `read_pixels` and `read_mask`.
+    """
+
+    dataset: Any
     shape: tuple[int, int]
     tiles: Sequence[Tile]
-    _masks: dict[int, Mask] = field(default_factory=dict)
+    _masks: dict[Tile, Mask] = field(default_factory=dict)
 
     @classmethod
-    def random(cls, dataset: Source, index: int, augmentation: Augmentation, rng: np.random.Generator) -> "Mosaic":
+    def random(cls, dataset: Any, index: int, augmentation: Augmentation, rng: np.random.Generator) -> "Mosaic":
         """The image `index` alone or, with probability `mosaic`, with three random ones (in GeoSeg's order)."""
         pair = dataset.pairs[index]
         height, width = shape = dataset.read_size(pair)
@@ -102,12 +83,11 @@ class Mosaic:
             return cls(dataset, shape, [Tile(pair, shape, Box(0, 0, height, width), 0, 0)])
         down = int(rng.integers(height // 4, 3 * height // 4, endpoint=True))
         right = int(rng.integers(width // 4, 3 * width // 4, endpoint=True))
-        boxes = (
-            Box(0, 0, down, right),
-            Box(0, right, down, width),
-            Box(down, 0, height, right),
-            Box(down, right, height, width),
-        )
+        boxes = [
+            Box(top, left, bottom, end)
+            for top, bottom in ((0, down), (down, height))
+            for left, end in ((0, right), (right, width))
+        ]
         chosen = [pair, *(dataset.pairs[other] for other in rng.integers(len(dataset.pairs), size=3))]
         filled = [(pair, box) for pair, box in zip(chosen, boxes, strict=True) if min(box.shape)]
         return cls(dataset, shape, [_random_tile(dataset, pair, box, rng) for pair, box in filled])
@@ -170,41 +150,39 @@ class Mosaic:
 
     def _image(self, box: Box) -> Pixels:
         """Pixels of a box of the mosaic, (h, w, bands)."""
-        parts = [(tile, part) for tile in self.tiles if (part := tile.box.common(box))]
-        if len(parts) == 1 and parts[0][1] == box:
-            return self._read(*parts[0])
-        rgb8 = self.dataset.spec.is_rgb8
-        shape = (*box.shape, len(self.dataset.spec.bands))
-        pixels: Pixels = np.zeros(shape, np.uint8) if rgb8 else np.full(shape, np.nan, np.float32)
-        for tile, part in parts:
-            part.moved(-box.top, -box.left).of(pixels)[...] = self._read(tile, part)
-        return pixels
-
-    def _read(self, tile: Tile, part: Box) -> Pixels:
-        """Pixels of a box inside one tile."""
-        source = part.moved(-tile.down, -tile.right)
-        return self.dataset.read_pixels(tile.pair, (source.top, source.left, *source.shape))
+        spec = self.dataset.spec
+        nothing, dtype = (0, np.uint8) if spec.is_rgb8 else (np.nan, np.float32)
+        return self._join(box, self._read, (len(spec.bands),), nothing, dtype)
 
     def _mask(self, box: Box) -> Mask:
         """Labels of a box of the mosaic, (h, w)."""
-        parts = [(number, part) for number, tile in enumerate(self.tiles) if (part := tile.box.common(box))]
+        return self._join(box, self._labels, (), self.dataset.spec.ignore_index, np.uint8)
+
+    def _join(
+        self, box: Box, read: Callable[[Tile, Box], Pixels], axes: tuple[int, ...], nothing: float, dtype: type
+    ) -> Pixels:
+        """The parts of the tiles that lie in a box of the mosaic."""
+        parts = [(tile, part) for tile in self.tiles if (part := tile.box.common(box))]
         if len(parts) == 1 and parts[0][1] == box:
-            return self._labels(*parts[0])
-        pixels = np.full(box.shape, self.dataset.spec.ignore_index, np.uint8)
-        for number, part in parts:
-            part.moved(-box.top, -box.left).of(pixels)[...] = self._labels(number, part)
+            return read(*parts[0])
+        pixels: Pixels = np.full((*box.shape, *axes), nothing, dtype)
+        for tile, part in parts:
+            part.moved(-box.top, -box.left).of(pixels)[...] = read(tile, part)
         return pixels
 
-    def _labels(self, number: int, part: Box) -> Mask:
-        """Labels of a box inside one tile; its file is read once."""
-        tile = self.tiles[number]
-        if number not in self._masks:
+    def _read(self, tile: Tile, part: Box) -> Pixels:
+        source = part.moved(-tile.down, -tile.right)
+        pixels: Pixels = self.dataset.read_pixels(tile.pair, (source.top, source.left, *source.shape))
+        return pixels
+
+    def _labels(self, tile: Tile, part: Box) -> Mask:
+        if tile not in self._masks:  # a file is read once
             mask = self.dataset.read_mask(tile.pair)
             if mask is None:
                 raise DataError(f"{tile.pair.image}: no mask. Training needs one for each image.")
             check_sizes(tile.pair, tile.size, mask.shape)
-            self._masks[number] = mask
-        return part.moved(-tile.down, -tile.right).of(self._masks[number])
+            self._masks[tile] = mask
+        return part.moved(-tile.down, -tile.right).of(self._masks[tile])
 
 
 def is_mixed(mask: Mask, ignore_index: int, limit: float) -> bool:
@@ -215,7 +193,7 @@ def is_mixed(mask: Mask, ignore_index: int, limit: float) -> bool:
     return bool(np.count_nonzero(counts) > 1 and counts.max() < limit * total)
 
 
-def _random_tile(dataset: Source, pair: Pair, box: Box, rng: np.random.Generator) -> Tile:
+def _random_tile(dataset: Any, pair: Pair, box: Box, rng: np.random.Generator) -> Tile:
     """A random crop of an image that fills a box of a mosaic; a smaller image leaves its right or lower part empty."""
     size = dataset.read_size(pair)
     height, width = (min(part, side) for part, side in zip(box.shape, size, strict=True))

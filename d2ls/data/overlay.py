@@ -6,27 +6,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import shapely
 from affine import Affine
 from rasterio import features, warp
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterWindow
 
-from d2ls.data.decode import as_bytes, open_tiff
-from d2ls.data.image_header import FormatError
+from d2ls.data.decode import Window, as_bytes, naming, open_tiff
 from d2ls.data.labels import Mask, values_to_index
-from d2ls.data.regions import Blocks, Grid, Window
+from d2ls.data.regions import Blocks, Grid
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
-POLYGONS = (".gpkg", ".geojson", ".json", ".shp")
-"""Endings of the files of polygons that are read."""
+POLYGONS = (".gpkg", ".geojson", ".json", ".shp")  # endings of the files of polygons that are read
 _CELLS = 8  # a side of a block, in cells on which the presence of labels is drawn
 _TOLERANCE = 0.01  # pixels by which two grids may differ
 _WARP = "Save both in one, or have the labels warped: warp=True."
@@ -35,32 +33,18 @@ Shapes = list[tuple[Any, int]]  # shapely geometries and their values
 
 @dataclass(frozen=True)
 class Georeference:
-    """Place of a raster on Earth.
+    """Place of a raster on Earth."""
 
-    Attributes:
-        height: rows.
-        width: columns.
-        transform: from columns and rows to coordinates.
-        crs: of the coordinates.
-    """
-
-    height: int
-    width: int
-    transform: Affine
-    crs: CRS
+    height: int  # rows
+    width: int  # columns
+    transform: Affine  # from columns and rows to coordinates
+    crs: CRS  # of the coordinates
 
     @classmethod
     def of(cls, path: Path) -> "Georeference":
-        """That of a GeoTIFF.
-
-        Raises:
-            DataError: unreadable, or without a coordinate reference system.
-        """
-        try:
-            with open_tiff(path) as raster:
-                found = cls(raster.height, raster.width, raster.transform, raster.crs)
-        except RasterioError as problem:
-            raise DataError(f"{path}: cannot be read as a TIFF: {problem.__cause__ or problem}.") from problem
+        """That of a GeoTIFF (raises DataError: unreadable, or without a coordinate reference system)."""
+        with naming(path), open_tiff(path) as raster:
+            found = cls(raster.height, raster.width, raster.transform, raster.crs)
         if found.crs is None:
             raise DataError(
                 f"{path}: no coordinate reference system (CRS), so nothing can be laid over it. Assign it, or use a "
@@ -74,36 +58,21 @@ class Georeference:
         return array_bounds(self.height, self.width, self.transform)
 
 
-class Overlay(Protocol):
-    """Values that are laid over rasters."""
-
-    def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
-        """Blocks of a raster's grid in which there may be values, or `value` alone.
-
-        Raises:
-            DataError: the overlay does not fit the raster; names both.
-        """
-
-    def read(self, image: Path, window: Window) -> Mask:
-        """Values in a window of a raster, (H, W)."""
-
-
 @dataclass(frozen=True)
 class LabelRasters:
-    """A label raster, or a folder of them with the stems of the images; pixels without data are ignored.
+    """A label raster, or a folder of them with the stems of the images; pixels without data are ignored."""
 
-    Attributes:
-        path: a GeoTIFF of one band, or the folder.
-        spec: the classes and what the values mean.
-        warp: whether labels in another CRS or on another grid are resampled (nearest neighbour), else refused.
-    """
-
-    path: Path
-    spec: DatasetSpec
+    path: Path  # a GeoTIFF of one band, or the folder
+    spec: DatasetSpec  # the classes and what the values mean
+    # whether labels in another CRS or on another grid are resampled (nearest neighbour), else refused
     warp: bool = False
 
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
-        """Blocks under the label raster; see `Overlay`."""
+        """Blocks of a raster's grid that lie under the label raster, whatever the value.
+
+        Raises:
+            DataError: the labels do not fit the raster; names both.
+        """
         place, file = Georeference.of(image), self.file(image)
         labels = Georeference.of(file)
         with open_tiff(file) as raster:
@@ -119,7 +88,7 @@ class LabelRasters:
         return found
 
     def read(self, image: Path, window: Window) -> Mask:
-        """Class indices and the ignore index; see `Overlay`.
+        """Class indices and the ignore index in a window of a raster, (H, W).
 
         Raises:
             DataError: damaged, or values of no class.
@@ -128,24 +97,16 @@ class LabelRasters:
         top, left, height, width = window
         grid = {"crs": place.crs, "transform": place.transform, "width": place.width, "height": place.height}
         part = RasterWindow(left, top, width, height)
-        try:
+        with naming(file):
             with open_tiff(file) as raster, WarpedVRT(raster, **grid, add_alpha=True) as laid:  # nearest neighbour
                 raw, valid = laid.read(1, window=part), laid.dataset_mask(window=part) > 0
             known = as_bytes(raw[valid][None])
-        except RasterioError as problem:
-            raise DataError(f"{file}: cannot be read, it is damaged: {problem.__cause__ or problem}.") from problem
-        except FormatError as problem:
-            raise DataError(f"{file}: {problem}.") from problem
         index = np.full((height, width), self.spec.ignore_index, np.uint8)
         index[valid] = values_to_index(known, self.spec, file)[0]
         return index
 
     def file(self, image: Path) -> Path:
-        """The label raster of an image.
-
-        Raises:
-            DataError: the folder has none of its stem.
-        """
+        """The label raster of an image (raises DataError: the folder has none of its stem)."""
         if not self.path.is_dir():
             return self.path
         for suffix in (image.suffix, ".tif", ".tiff"):
@@ -156,30 +117,21 @@ class LabelRasters:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons whose column is drawn: a pixel has the value of the last one in the file that holds its centre.
+    """Polygons whose column is drawn: a pixel has the value of the last one in the file that holds its centre."""
 
-    Attributes:
-        path: a GeoPackage, GeoJSON or shapefile of one layer.
-        column: name of the column.
-        values: what is drawn (0..255) for each entry of the column, numbers as text; others are an error.
-        background: value of pixels in no polygon.
-        is_ranked: whether the higher value covers the lower one, whatever the order in the file.
-        is_sparse: whether blocks without a polygon are left out.
-        warp: whether polygons in another CRS are transformed; else they are an error.
-    """
-
-    path: Path
-    column: str
+    path: Path  # a GeoPackage, GeoJSON or shapefile of one layer
+    column: str  # name of the column
+    # what is drawn (0..255) for each entry of the column, numbers as text; others are an error
     values: Mapping[str, int]
-    background: int
-    is_ranked: bool = False
-    is_sparse: bool = True
-    warp: bool = False
+    background: int  # value of pixels in no polygon
+    is_ranked: bool = False  # whether the higher value covers the lower one, whatever the order in the file
+    is_sparse: bool = True  # whether blocks without a polygon are left out
+    warp: bool = False  # whether polygons in another CRS are transformed; else they are an error
 
     @cached_property
     def crs(self) -> CRS:
         """Coordinate reference system of the polygons."""
-        with _naming(self.path) as pyogrio:
+        with _vectors(self.path) as pyogrio:
             return CRS.from_user_input(pyogrio.read_info(self.path)["crs"])
 
     def entries(self) -> Counter[str]:
@@ -188,7 +140,7 @@ class Polygons:
         Raises:
             DataError: unreadable, several layers, no such column, no polygons.
         """
-        with _naming(self.path) as pyogrio:
+        with _vectors(self.path) as pyogrio:
             if len(layers := pyogrio.list_layers(self.path)) != 1:
                 names = ", ".join(str(name) for name, _ in layers)
                 raise DataError(f"{self.path}: {len(layers)} layers ({names}); expected one. Save it as its own file.")
@@ -214,18 +166,19 @@ class Polygons:
         """
         counts = self.entries()
         if wrong := [f"{entry} ({count})" for entry, count in counts.items() if entry not in self.values]:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise DataError(
-                f"{self.path}: column {self.column!r} has entries that are none of those expected: "
-                f"{', '.join(wrong[:5])}{more}. Expected {', '.join(self.values)}."
-            )
+            found = f"column {self.column!r} has {len(wrong)} other entries: {', '.join(wrong[:5])}"
+            raise DataError(f"{self.path}: {found}. Expected {', '.join(self.values)}.")
 
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
-        """Blocks that polygons touch, or all of them; see `Overlay`."""
+        """Blocks of a raster's grid that polygons, or those of one value, touch; all blocks unless `is_sparse`.
+
+        Raises:
+            DataError: no polygon lies on the raster; names both.
+        """
         place = Georeference.of(image)
         shapes = self.shapes(image, place, place.bounds)
         if not shapes:
-            with _naming(self.path) as pyogrio:
+            with _vectors(self.path) as pyogrio:
                 info = pyogrio.read_info(self.path, force_total_bounds=True)
             raise DataError(_apart(image, place, self.path, info["total_bounds"], self.crs))
         if not self.is_sparse:
@@ -233,7 +186,7 @@ class Polygons:
         return _draw_blocks([geometry for geometry, drawn in shapes if value in (None, drawn)], place, grid)
 
     def read(self, image: Path, window: Window) -> Mask:
-        """Values of the polygons in a window; see `Overlay`."""
+        """Values in a window of a raster, (H, W)."""
         place, (top, left, height, width) = Georeference.of(image), window
         transform = place.transform * Affine.translation(left, top)
         shapes = self.shapes(image, place, array_bounds(height, width, transform))
@@ -241,7 +194,7 @@ class Polygons:
 
     def shapes(self, image: Path, place: Georeference, bounds: tuple[float, float, float, float]) -> Shapes:
         """Polygons that touch bounds in the raster's CRS, in this CRS, and their values, in the order of drawing."""
-        with _naming(self.path) as pyogrio:
+        with _vectors(self.path) as pyogrio:
             crs = self.crs
             if not self.warp:
                 _check_crs(image, place.crs, self.path, crs)
@@ -318,12 +271,13 @@ def _as_text(entry: Any) -> str:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[Any]:
+def _vectors(path: Path) -> Iterator[Any]:
     """Give pyogrio, and turn what it and the others raise into an error that names the file."""
     import pyogrio.raw  # noqa: PLC0415  (a hundred megabytes where pandas is installed)
 
-    try:
+    with naming(path, RuntimeError, CRSError, shapely.GEOSException):
         yield pyogrio
-    except (RuntimeError, CRSError, RasterioError, shapely.GEOSException) as problem:
-        reason = str(problem.__cause__ or problem).split(";")[0].rstrip(".")
-        raise DataError(f"{path}: cannot be read, it is damaged or of another kind: {reason}.") from problem
+
+
+Overlay = LabelRasters | Polygons
+"""Values that are laid over rasters: they tell in which blocks of a raster they are, and are read by windows."""

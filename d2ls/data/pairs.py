@@ -33,11 +33,8 @@ def list_images(folder: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in _visible(folder):
-        if path.suffix.lower() in SUFFIXES:
-            if path.stem in found:
-                other = found[path.stem].name
-                raise DataError(f"{folder}: {other} and {path.name} share one name. Keep one of them.")
-            found[path.stem] = path
+        if path.suffix.lower() in SUFFIXES and (first := found.setdefault(path.stem, path)) is not path:
+            raise DataError(f"{folder}: {first.name} and {path.name} share one name. Keep one of them.")
     return found
 
 

@@ -6,53 +6,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from d2ls.data.decode import Window
 from d2ls.data.pairs import Pair
 from d2ls.errors import ConfigError
 
-Window = tuple[int, int, int, int]  # top, left, height, width, in pixels
 Blocks = NDArray[np.bool_]  # which blocks of a grid are meant, (rows, columns)
 
 
 @dataclass(frozen=True)
 class Region(Pair):
-    """A part of a raster with its labels, which stands for an image and its mask.
+    """A part of a raster with its labels, which stands for an image and its mask."""
 
-    Attributes:
-        window: the part.
-        reach: window of its training crops: the part and half of each neighbour that has the same split.
-    """
-
-    window: Window
-    reach: Window
+    window: Window  # the part
+    reach: Window  # window of its training crops: the part and half of each neighbour that has the same split
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks of nearly equal size that fill a raster.
+    """Blocks of nearly equal size that fill a raster."""
 
-    Attributes:
-        rows: first pixel row of each row of blocks, and the raster's height.
-        columns: first pixel column of each column of blocks, and the raster's width.
-    """
-
-    rows: tuple[int, ...]
-    columns: tuple[int, ...]
+    rows: tuple[int, ...]  # first pixel row of each row of blocks, and the raster's height
+    columns: tuple[int, ...]  # first pixel column of each column of blocks, and the raster's width
 
     @classmethod
     def of(cls, height: int, width: int, block: int) -> "Grid":
-        """A grid of blocks of about `block` pixels a side.
-
-        Raises:
-            ConfigError: blocks smaller than a pixel.
-        """
+        """A grid of blocks of about `block` pixels a side (raises ConfigError: blocks smaller than a pixel)."""
         if block < 1:
             raise ConfigError(f"block is {block}; expected pixels, 1 or more.")
-        numbers = (max(1, round(side / block)) for side in (height, width))
-        rows, columns = (
-            tuple(side * at // number for at in range(number + 1))
-            for side, number in zip((height, width), numbers, strict=True)
-        )
-        return cls(rows, columns)
+        edges = []
+        for side in (height, width):
+            number = max(1, round(side / block))
+            edges.append(tuple(side * at // number for at in range(number + 1)))
+        return cls(*edges)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,16 +59,11 @@ class Grid:
 
     def _reach(self, members: Blocks, row: int, column: int) -> Window:
         """A block and half of those beside it, as far as the rectangle holds members alone."""
-        top, left, bottom, right = row, column, row + 1, column + 1
         rows, columns = self.shape
-        if top > 0 and members[top - 1, left:right].all():
-            top -= 1
-        if bottom < rows and members[bottom, left:right].all():
-            bottom += 1
-        if left > 0 and members[top:bottom, left - 1].all():
-            left -= 1
-        if right < columns and members[top:bottom, right].all():
-            right += 1
+        top = row - bool(row > 0 and members[row - 1, column])
+        bottom = row + 1 + bool(row + 1 < rows and members[row + 1, column])
+        left = column - bool(column > 0 and members[top:bottom, column - 1].all())
+        right = column + 1 + bool(column + 1 < columns and members[top:bottom, column + 1].all())
         first, last = _half(self.rows, row, top, bottom)
         begin, end = _half(self.columns, column, left, right)
         return first, begin, last - first, end - begin
@@ -105,7 +85,7 @@ def choose_blocks(number: int, share: float, seed: int) -> Blocks:
 
 
 def _half(edges: tuple[int, ...], own: int, first: int, last: int) -> tuple[int, int]:
-    """Pixels from a block's outer half before `own` (if first < own) to the half behind it (if last > own + 1)."""
+    """Pixels from half of the block before `own` (if first < own) to half of the one behind it (if last > own + 1)."""
     begin = edges[own] if first == own else (edges[own - 1] + edges[own]) // 2
     end = edges[own + 1] if last == own + 1 else (edges[own + 1] + edges[own + 2] + 1) // 2
     return begin, end

@@ -127,19 +127,12 @@ class DatasetSpec:
             ConfigError: an entry is missing, unknown or of the wrong kind.
         """
         try:
-            known = dict(facts)
-            known["also_read"] = {_colour(colour): int(index) for colour, index in known.get("also_read", ())}
-            known["values"] = {int(value): name for value, name in known.get("values", ())}
-            for key in ("classes", "scored", "bands", "file_bands", "mean", "std", "value_range"):
-                if known.get(key) is not None or key == "classes":
-                    known[key] = tuple(known[key])
-            for key in ("colours", "ignore_colours"):
-                known[key] = tuple(_colour(colour) for colour in known[key])
-            if (reference := known.get("reference_colours")) is not None:
-                known["reference_colours"] = tuple(_colour(colour) for colour in reference)
+            known = {key: _frozen(value) for key, value in facts.items()}
+            for key in ("also_read", "values"):
+                known[key] = dict(known.get(key, ()))
             return cls(**known)
-        except (KeyError, TypeError, ValueError) as problem:
-            raise ConfigError(f"not a description of a data set's classes: {problem}.") from problem
+        except (ConfigError, TypeError, ValueError) as problem:
+            raise ConfigError(f"not a description of a data set's classes: {str(problem).rstrip('.')}.") from problem
 
     def _label_problems(self) -> Iterator[str]:
         """Contradictions between classes, indices and mask values."""
@@ -203,6 +196,6 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _colour(values: Any) -> Colour:
-    red, green, blue = (int(value) for value in values)
-    return red, green, blue
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, at any depth."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from d2ls.data.bands import is_picture
 from d2ls.data.dataset import SegmentationDataset
@@ -18,31 +16,18 @@ _SAMPLE = 1 << 21  # pixels of all images together that the percentiles are esti
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Statistics of all pixels with data, in the unit of the files.
+    """Statistics of all pixels with data, in the unit of the files."""
 
-    Attributes:
-        images: number of images.
-        pixels: number of pixels with data.
-        mean: of each band.
-        std: standard deviation of each band.
-        low: 2nd percentile of each band, estimated from a sample of the pixels.
-        high: 98th percentile of each band, likewise.
-    """
-
-    images: int
-    pixels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    images: int  # number of images
+    pixels: int  # number of pixels with data
+    mean: tuple[float, ...]  # of each band
+    std: tuple[float, ...]  # standard deviation of each band
+    low: tuple[float, ...]  # 2nd percentile of each band, estimated from a sample of the pixels
+    high: tuple[float, ...]  # 98th percentile of each band, likewise
 
 
 def band_statistics(dataset: SegmentationDataset, progress: Callable[[], object] = lambda: None) -> BandStatistics:
-    """Read every image of a data set once.
-
-    Args:
-        dataset: its spec needs no mean and std yet.
-        progress: called after each image.
+    """Read every image of a data set once, whose spec needs no mean and std yet.
 
     Raises:
         DataError: an image cannot be read or is not as the spec describes it, or no pixel has data.
@@ -55,7 +40,8 @@ def band_statistics(dataset: SegmentationDataset, progress: Callable[[], object]
         rows = height if is_picture(pair.image, dataset.spec) else _ROWS
         for top in range(0, height, rows):
             window = (top, 0, min(rows, height - top), width)
-            values = _with_data(dataset.read_pixels(pair, window))
+            values = dataset.read_pixels(pair, window).reshape(-1, bands).astype(np.float64)
+            values = values[~np.isnan(values).any(axis=1)]  # pixels with data, (n, bands)
             if not len(values):
                 continue
             # Sums about each block's own mean, joined as Chan, Golub and LeVeque (1979) do, lose no digits.
@@ -71,9 +57,3 @@ def band_statistics(dataset: SegmentationDataset, progress: Callable[[], object]
     low, high = np.percentile(np.concatenate(sample), PERCENTILES, axis=0)
     std = np.sqrt(squares / count)
     return BandStatistics(len(dataset), count, *(tuple(map(float, each)) for each in (mean, std, low, high)))
-
-
-def _with_data(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """The pixels (H, W, bands) that have data, (n, bands)."""
-    values = pixels.reshape(-1, pixels.shape[2]).astype(np.float64)
-    return values if pixels.dtype == np.uint8 else values[~np.isnan(values).any(axis=1)]

@@ -4,20 +4,22 @@ import io
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
+from rich.table import Column, Table
 
-from d2ls.data.io import MAX_PIXELS
+from d2ls.data.decode import MAX_PIXELS
 from d2ls.errors import DataError
 
 _CHUNK = 1 << 20
@@ -31,17 +33,11 @@ _OTHER_ARCHIVES = (".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One downloaded file, on the disk or inside an archive.
+    """One downloaded file, on the disk or inside an archive."""
 
-    Attributes:
-        path: below the searched folder; archives count as folders (`Potsdam.zip/5_Labels_all.zip/x.tif`).
-        size: bytes.
-        file: the file on the disk, or None for a member of an archive.
-    """
-
-    path: PurePosixPath
-    size: int
-    file: Path | None = None
+    path: PurePosixPath  # below the searched folder; archives count as folders (`Potsdam.zip/5_Labels_all.zip/x.tif`)
+    size: int  # bytes
+    file: Path | None = None  # the file on the disk, or None for a member of an archive
     archive: zipfile.ZipFile | None = None
     member: zipfile.ZipInfo | None = None
 
@@ -84,9 +80,8 @@ class SourceFile:
 
     def equals(self, other: "SourceFile") -> bool:
         """Whether both have the same content."""
-        if self.file is not None and other.file is not None and self.file.samefile(other.file):
-            return True
-        return self.size == other.size and self.checksum() == other.checksum()
+        one = self.file is not None and other.file is not None and self.file.samefile(other.file)
+        return one or (self.size == other.size and self.checksum() == other.checksum())
 
 
 def on_disk(path: Path) -> SourceFile:
@@ -94,7 +89,7 @@ def on_disk(path: Path) -> SourceFile:
     return SourceFile(PurePosixPath(path.name), path.stat().st_size, file=path)
 
 
-class Sources:
+class Sources(ExitStack):
     """All files below a folder and in the zip archives there; use it in a `with` statement.
 
     Args:
@@ -106,15 +101,9 @@ class Sources:
     """
 
     def __init__(self, folder: Path, scratch: Path) -> None:
+        super().__init__()
         self.folder, self.scratch = folder, scratch
         self.not_opened: list[str] = []
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "Sources":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
 
     def files(self) -> list[SourceFile]:
         """Every file, in the order of the paths."""
@@ -122,13 +111,13 @@ class Sources:
             raise DataError(f"{self.folder}: no such folder. Expected the folder with the downloaded archives.")
         found: list[SourceFile] = []
         for path in _walk(self.folder):
-            relative = PurePosixPath(path.relative_to(self.folder).as_posix())
-            if path.suffix.lower() == ".zip":
-                found += self._archive(self._stack.enter_context(path.open("rb")), relative)
-                continue
-            if path.suffix.lower() in _OTHER_ARCHIVES:
+            relative, suffix = PurePosixPath(path.relative_to(self.folder).as_posix()), path.suffix.lower()
+            if suffix == ".zip":
+                found += self._archive(self.enter_context(path.open("rb")), relative)
+            else:
+                found.append(SourceFile(relative, path.stat().st_size, file=path))
+            if suffix in _OTHER_ARCHIVES:
                 self.not_opened.append(path.name)
-            found.append(SourceFile(relative, path.stat().st_size, file=path))
         return sorted(found, key=lambda source: source.path)
 
     def _archive(self, file: IO[bytes], path: PurePosixPath) -> list[SourceFile]:
@@ -136,7 +125,7 @@ class Sources:
         if sum(part.lower().endswith(".zip") for part in path.parts) > _MAX_DEPTH:
             raise DataError(f"{path}: archives inside archives, more than {_MAX_DEPTH} deep: do not trust this file.")
         try:
-            archive = self._stack.enter_context(zipfile.ZipFile(file))
+            archive = self.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
             raise DataError(f"{path}: no readable zip archive ({problem}): download it again.") from problem
         if sum(member.compress_size for member in archive.infolist()) > file.seek(0, os.SEEK_END):
@@ -144,12 +133,10 @@ class Sources:
         found: list[SourceFile] = []
         for member in archive.infolist():
             _check_member(member, path)
-            if member.is_dir():
-                continue
             source = SourceFile(path / member.filename, member.file_size, archive=archive, member=member)
-            if source.path.suffix.lower() == ".zip":
+            if source.path.suffix.lower() == ".zip" and not member.is_dir():
                 found += self._archive(self._inner(file, source, member), source.path)
-            else:
+            elif not member.is_dir():
                 found.append(source)
         return found
 
@@ -165,7 +152,7 @@ class Sources:
             raise DataError(
                 f"{source.path}: {source.size / 1e9:.1f} GB to unpack, {free / 1e9:.1f} GB are free in {self.scratch}."
             )
-        unpacked = self._stack.enter_context(tempfile.TemporaryFile(dir=self.scratch))  # noqa: SIM115
+        unpacked = self.enter_context(tempfile.TemporaryFile(dir=self.scratch))  # noqa: SIM115
         with source.open() as inner:
             shutil.copyfileobj(inner, unpacked, _CHUNK)
         return unpacked
@@ -201,78 +188,66 @@ class _Slice(io.RawIOBase):
 def _check_member(member: zipfile.ZipInfo, archive: PurePosixPath) -> None:
     """Refuse an absolute path, one with `..`, a link, or an impossible size."""
     name = member.orig_filename.replace("\\", "/")
+    found = f"{archive}: member {member.orig_filename!r}"
     if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
+        raise DataError(f"{found} would leave the target folder, as in no official archive: do not trust this file.")
+    deflated = member.compress_type == zipfile.ZIP_DEFLATED
+    most = _MAX_RATIO * (member.compress_size + 1) if deflated else sys.maxsize
+    if member.file_size > (most if name.lower().endswith(".zip") else min(most, _MAX_FILE)):
         raise DataError(
-            f"{archive}: member {member.orig_filename!r} would leave the target folder. No official archive has such a "
-            "path: do not trust this file."
-        )
-    impossible = member.compress_type == zipfile.ZIP_DEFLATED and (
-        member.file_size > _MAX_RATIO * (member.compress_size + 1)
-    )
-    if impossible or (member.file_size > _MAX_FILE and not name.lower().endswith(".zip")):
-        raise DataError(
-            f"{archive}: member {member.orig_filename!r} declares {member.file_size} bytes in {member.compress_size}, "
-            "more than an image of any of these data sets has: a damaged archive, or a decompression bomb."
+            f"{found} declares {member.file_size} bytes in {member.compress_size}, more than an image of any of these "
+            "data sets has: a damaged archive, or a decompression bomb."
         )
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise DataError(f"{archive}: member {member.filename!r} is a symbolic link, which is not followed.")
+        raise DataError(f"{found} is a symbolic link, which is not followed.")
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files below a folder; hidden ones are passed over, linked folders are entered once."""
     seen: set[Path] = set()
     for path, folders, names in os.walk(folder, followlinks=True):
-        resolved = Path(path).resolve()
-        if resolved in seen:
+        if (resolved := Path(path).resolve()) in seen:
             folders.clear()
             continue
         seen.add(resolved)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (
-            found for name in sorted(names) if not name.startswith(".") and (found := Path(path, name)).is_file()
-        )
+        files = (Path(path, name) for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if file.is_file())
 
 
 @dataclass
 class Placement:
-    """Originals to be placed.
+    """Originals to be placed."""
 
-    Attributes:
-        new: targets that do not exist yet, with their source.
-        present: targets that exist, with the same content.
-    """
-
+    # targets that do not exist yet, with their source
     new: dict[PurePosixPath, SourceFile] = field(default_factory=dict)
-    present: list[PurePosixPath] = field(default_factory=list)
+    present: list[PurePosixPath] = field(default_factory=list)  # targets that exist, with the same content
 
-    def folders(self) -> list[tuple[str, int, int]]:
-        """Folder, number of new and of present files."""
+    def table(self, title: str) -> Table:
+        """Number of new and of present files by folder."""
         new, present = (Counter(str(target.parent) for target in targets) for targets in (self.new, self.present))
-        return [(folder, new[folder], present[folder]) for folder in sorted(new | present)]
+        table = Table("folder", Column("new", justify="right"), Column("already there", justify="right"), title=title)
+        for folder in sorted(new | present):
+            table.add_row(folder, str(new[folder]), str(present[folder]))
+        return table
 
 
 def compare(files: Mapping[PurePosixPath, Sequence[SourceFile]], root: Path, preferred: str = "") -> Placement:
-    """Tell new targets from those that exist.
+    """Tell new targets from those that exist; of several sources of a target the first is taken.
 
-    Args:
-        files: for each target below the root its sources, of which the first is taken.
-        root: the data root.
-        preferred: name of the folder whose files may differ from the other sources of a target.
+    Sources in the folder `preferred` may differ from the others.
 
     Raises:
         DataError: sources of one target differ, or a file that exists differs from its source.
     """
     placement, conflicts = Placement(), []
     for target, sources in files.items():
-        first = sources[0]
+        first, path = sources[0], root / target
         for other in sources[1:]:
             is_preferred = preferred in first.path.parts and preferred not in other.path.parts
             if not is_preferred and not first.equals(other):
-                raise DataError(
-                    f"{target}: two different files could be meant, {first.path} and {other.path}. Move one of them "
-                    "out of the folder."
-                )
-        path = root / target
+                both = f"{first.path} and {other.path}"
+                raise DataError(f"{target}: two different files could be meant, {both}. Move one of them away.")
         if not path.exists():
             placement.new[target] = first
         elif any(on_disk(path).equals(source) for source in sources):
@@ -293,17 +268,13 @@ def place(placement: Placement, root: Path, console: Console) -> None:
     Raises:
         DataError: no room, a source is damaged, or a file cannot be written.
     """
-    needed = sum(source.size for source in placement.new.values() if source.member is not None)
     make_folder(root)
-    free = shutil.disk_usage(root).free
-    if needed > free:
+    needed = sum(source.size for source in placement.new.values() if source.member is not None)
+    if needed > (free := shutil.disk_usage(root).free):
         raise DataError(f"{root}: {needed / 1e9:.1f} GB are needed for the originals, {free / 1e9:.1f} GB are free.")
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("Originals", total=len(placement.new))
-        for target, source in placement.new.items():
-            make_folder((root / target).parent)
-            link(source, root / target)
-            bar.advance(task)
+    for target, source in track(placement.new.items(), "Originals", console=console, disable=not console.is_terminal):
+        make_folder((root / target).parent)
+        link(source, root / target)
 
 
 def link(source: SourceFile, target: Path) -> None:
@@ -313,13 +284,10 @@ def link(source: SourceFile, target: Path) -> None:
         DataError: neither works.
     """
     if source.file is not None:
-        try:
+        with suppress(OSError):
             os.link(source.file.resolve(), target)
+        if target.exists():
             return
-        except FileExistsError:
-            return
-        except OSError:
-            pass
     temporary = target.with_name(f".{target.name}.part")
     try:
         with source.open() as content, temporary.open("wb") as file:
@@ -332,11 +300,7 @@ def link(source: SourceFile, target: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with those above it.
-
-    Raises:
-        DataError: it cannot be made.
-    """
+    """Make a folder with those above it (raises DataError: it cannot be made)."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,13 @@ from rich.table import Column, Table
 
 from d2ls.data import io as files
 from d2ls.data.io import SUFFIXES
-from d2ls.data.labels import colours_to_index, values_to_index
+from d2ls.data.labels import colours_to_index, count_values, values_to_index
 from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.sets.layout import ImageFolder, MaskFolder
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError, DataError
 from d2ls.preparation import pool
-from d2ls.preparation.tiling import count_values, threshold_colours
+from d2ls.preparation.tiling import threshold_colours
 
 _MAX_LINES = 5  # files printed of each kind of problem
 
@@ -104,11 +104,7 @@ class Check:
 
 
 def folders_of(facts: DatasetFacts, root: Path) -> list[ImageFolder]:
-    """The folders of images of a data set that exist below a data root.
-
-    Raises:
-        DataError: none exists.
-    """
+    """The folders of images of a data set that exist below a data root (raises DataError: none exists)."""
     found = [folder for folder in facts.folders(root / facts.home) if folder.folder.is_dir()]
     if not found:
         raise DataError(
@@ -129,11 +125,7 @@ def check_apart(path: Path, folders: list[ImageFolder]) -> None:
 
 
 def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
-    """Read every image and mask of the folders.
-
-    Returns:
-        Figures by split, and the problems in the order of their files.
-    """
+    """Read every image and mask of the folders; the problems are in the order of their files."""
     problems: list[Problem] = []
     jobs = [job for folder in folders for job in _list_jobs(folder, problems)]
     splits = {folder.split: SplitFigures() for folder in folders}
@@ -185,11 +177,9 @@ def print_some(title: str, lines: list[str], console: Console, more: str = " (--
 
 
 def shares(pixels: NDArray[np.int64], spec: Any) -> dict[str, Any]:
-    """Each class's share of the labelled pixels, and the ignored share of all.
+    """Each class's share of the labelled pixels, counted by label, (256,), and the ignored share of all.
 
-    Args:
-        pixels: number of pixels by label, (256,).
-        spec: classes and ignore index: a `DatasetSpec`, or the settings of a config.
+    Classes and ignore index are those of a `DatasetSpec`, or of the settings of a config.
     """
     whole, ignored = int(pixels.sum()), int(pixels[spec.ignore_index])
     return {
@@ -213,7 +203,7 @@ def shares_table(
 
 def _list_jobs(folder: ImageFolder, problems: list[Problem]) -> list[Job]:
     """The images of a folder with their masks; notes faults of the lists themselves."""
-    images = _stems(folder.folder, folder.ending, problems, folder.fits)
+    images = _stems(folder.folder, folder.ending, problems)
     if not images:
         problems.append(Problem("folder", str(folder.folder), f"no images ({', '.join(SUFFIXES)})"))
     masks: dict[str, list[tuple[Path, MaskFolder]]] = defaultdict(list)
@@ -223,7 +213,7 @@ def _list_jobs(folder: ImageFolder, problems: list[Problem]) -> list[Job]:
                 detail = f"no such folder, for the masks of {folder.folder}"
                 problems.append(Problem("folder", str(group.folder), detail))
             continue
-        found = _stems(group.folder, group.ending, problems, group.fits)
+        found = _stems(group.folder, group.ending, problems, group.excluded)
         for stem, path in found.items():
             masks[stem].append((path, group))
         for here, there, kind, where in (
@@ -234,11 +224,13 @@ def _list_jobs(folder: ImageFolder, problems: list[Problem]) -> list[Job]:
     return [Job(folder, stem, path, tuple(masks[stem])) for stem, path in images.items()]
 
 
-def _stems(folder: Path, ending: str, problems: list[Problem], fits: Callable[[str], bool]) -> dict[str, Path]:
+def _stems(folder: Path, ending: str, problems: list[Problem], excluded: str | None = None) -> dict[str, Path]:
     """Image files of a folder by what comes before the ending."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and fits(path.stem):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem.endswith(ending) and not (excluded and path.stem.endswith(excluded)):
             first = found.setdefault(path.stem.removesuffix(ending), path)
             if first is not path:
                 problems.append(Problem("name", str(path), f"shares its name with {first.name}"))

@@ -63,11 +63,7 @@ class ConfigCheck:
 
 
 def check_config(settings: Settings, bar: Progress) -> ConfigCheck:
-    """Read all headers of a config's data sets, and all masks of training and validation.
-
-    Args:
-        settings: the config; its network and loaders are not built.
-        bar: shows the progress.
+    """Read all headers of a config's data sets, and all masks of training and validation; nothing else is built.
 
     Raises:
         DataError: a folder cannot be listed.

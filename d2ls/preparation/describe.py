@@ -1,58 +1,45 @@
 """Description of a folder of images and masks: sizes, bands, mask values and their shares, what looks wrong."""
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from d2ls.data import io as files
+from d2ls.data.labels import count_colours, count_values
 from d2ls.data.pairs import Pair
-from d2ls.data.sets.folder import PALETTE, splits_of
+from d2ls.data.sets.folder import Entry, format_classes, hex_of, splits_of
 from d2ls.data.spec import IGNORE, Colour
 from d2ls.errors import DataError
+from d2ls.preparation.check import print_some
 
 MOST_LABELS = 64  # more values or colours than this are a photograph or a lossy mask
-MOST_LINES = 5  # files named of each kind of problem
 RARE = 1e-4  # share of pixels below which a class can hardly be learnt
 Label = int | Colour
 
 
 @dataclass
 class Description:
-    """Content of a folder.
+    """Content of a folder."""
 
-    Attributes:
-        images, masks: number of files by split.
-        kinds: images by bands and depth, such as "8-bit rgb".
-        sizes: height and width of the images, and how often each occurs.
-        labels: pixels by mask value, or by colour where the masks are colour pictures.
-        problems: files by what is wrong with them.
-    """
-
-    images: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)  # number of files by split
     masks: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)  # images by bands and depth, such as "8-bit rgb"
+    # height and width of the images, and how often each occurs
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    # pixels by mask value, or by colour where the masks are colour pictures
     labels: Counter[Label] = field(default_factory=Counter)
-    problems: dict[str, list[str]] = field(default_factory=dict)
-
-    def add_problem(self, kind: str, line: str) -> None:
-        """Note a file below what is wrong with it."""
-        self.problems.setdefault(kind, []).append(line)
+    problems: dict[str, list[str]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # files by what is wrong with them
 
 
 def describe(folder: Path, progress: Callable[[], object] = lambda: None) -> Description:
-    """Read the headers of all images and all pixels of all masks.
-
-    Args:
-        folder: in one of the layouts of `d2ls.data.sets.folder`.
-        progress: called after each pair.
+    """Read the headers of all images and all pixels of all masks, in one of the layouts of `d2ls.data.sets.folder`.
 
     Raises:
         DataError: the folder cannot be listed, or holds no images.
@@ -84,23 +71,16 @@ def advice(found: Description) -> list[str]:
     if values and colours:
         lines.append("Some masks hold values and others colours: make them all of one kind.")
     if max(len(values), len(colours)) > MOST_LABELS:
-        lines.append(
-            f"More than {MOST_LABELS} values or colours: are these photographs, or masks saved with loss (JPEG)?"
-        )
-        return lines
+        return [*lines, f"More than {MOST_LABELS} values or colours: photographs, or masks saved with loss (JPEG)?"]
     if values == [0, 255]:
         lines.append("Masks of 0 and 255: the table names them background and foreground; rename them.")
     elif values and values[0] == 1:
         lines.append("Labels begin with 1: the table lists them as they are, nothing is shifted.")
     if len(found.labels) == 1:
         lines.append("Only one value in all masks: there is nothing to tell apart.")
-    for label, pixels in found.labels.items():
-        if pixels / total < RARE:
-            lines.append(
-                f"{_text(label)} covers {pixels / total:.4%} of the pixels: hardly enough to learn a class from "
-                "(docs/your_data.md, rare classes)."
-            )
-    return lines
+    why = "of the pixels: hardly enough to learn a class from (docs/your_data.md, rare classes)."
+    shares = ((label, pixels / total) for label, pixels in found.labels.items())
+    return lines + [f"{_text(label)} covers {share:.4%} {why}" for label, share in shares if share < RARE]
 
 
 def classes_table(found: Description) -> str:
@@ -111,21 +91,14 @@ def classes_table(found: Description) -> str:
     """
     labels = sorted(found.labels, key=lambda label: (isinstance(label, int), label))
     if not labels or len(labels) > MOST_LABELS:
-        raise DataError(
-            f"{len(labels)} different mask values: expected 1 to {MOST_LABELS} to make a table of classes of."
-        )
+        raise DataError(f"{len(labels)} different mask values: expected 1 to {MOST_LABELS} for a table of classes.")
     total = sum(found.labels.values())
-    stream = io.StringIO()
-    table = csv.writer(stream, lineterminator="\n")
-    table.writerow(("value", "colour", "name", "scored", "pixels", "share"))
-    for place, label in enumerate(labels):
-        value, colour = (label, PALETTE[place % len(PALETTE)]) if isinstance(label, int) else ("", label)
-        name = _proposed_name(label, labels)
-        share = f"{found.labels[label] / total:.6f}"
-        table.writerow(
-            (value, "#{:02x}{:02x}{:02x}".format(*colour), name, int(name != IGNORE), found.labels[label], share)
-        )
-    return stream.getvalue()
+    entries = [
+        Entry(label if isinstance(label, int) else None, None if isinstance(label, int) else label, name)
+        for label, name in ((label, _proposed_name(label, labels)) for label in labels)
+    ]
+    pixels = [found.labels[label] for label in labels]
+    return format_classes(entries, pixels=pixels, share=[f"{number / total:.6f}" for number in pixels])
 
 
 def tell(found: Description, console: Console) -> None:
@@ -136,19 +109,13 @@ def tell(found: Description, console: Console) -> None:
     console.print(
         f"sizes: {min(widths)} x {min(heights)} to {max(widths)} x {max(heights)} pixels, {len(found.sizes)} different"
     )
-    table = Table(title="mask pixels")
-    for name in ("label", "pixels", "share"):
-        table.add_column(name, justify="right")
+    table = Table(*(Column(name, justify="right") for name in ("label", "pixels", "share")), title="mask pixels")
     total = max(1, sum(found.labels.values()))
     for label, pixels in found.labels.most_common(MOST_LABELS):
         table.add_row(_text(label), f"{pixels:,}", f"{pixels / total:.3%}")
     console.print(table)
     for kind, lines in found.problems.items():
-        console.print(f"{len(lines)} {kind}:", style="bold red", highlight=False)
-        for line in lines[:MOST_LINES]:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-        if len(lines) > MOST_LINES:
-            console.print(f"  and {len(lines) - MOST_LINES} more")
+        print_some(kind, lines, console, more="")
     for line in advice(found):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
 
@@ -159,7 +126,7 @@ def _add(result: Description, pair: Pair, *, needs_mask: bool) -> None:
         try:
             header = files.read_kind(path)
         except DataError as problem:
-            result.add_problem("unreadable files", str(problem))
+            result.problems["unreadable files"].append(str(problem))
             return
         sizes.append((header.height, header.width))
         if path == pair.image:
@@ -167,29 +134,22 @@ def _add(result: Description, pair: Pair, *, needs_mask: bool) -> None:
             result.sizes[sizes[0]] += 1
     if pair.mask is None:
         if needs_mask:
-            result.add_problem("images without a mask", str(pair.image))
+            result.problems["images without a mask"].append(str(pair.image))
         return
     if sizes[0] != sizes[1]:
         sides = " and ".join(f"{width} x {height}" for height, width in sizes)
-        result.add_problem("masks of another size than their image", f"{pair.mask}: image and mask have {sides}")
+        result.problems["masks of another size than their image"].append(f"{pair.mask}: image and mask have {sides}")
     try:
         result.labels.update(_labels(pair.mask, header.kind))
     except DataError as problem:
-        result.add_problem("masks that cannot be used", str(problem))
+        result.problems["masks that cannot be used"].append(str(problem))
 
 
-def _labels(path: Path, kind: str) -> dict[Label, int]:
+def _labels(path: Path, kind: str) -> Mapping[Any, int]:
     """Pixels by value or colour."""
     if kind.startswith(("grey", "palette")):
-        counts = np.bincount(files.read_index(path).ravel(), minlength=256)
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    pixels = files.read_colours(path).reshape(-1, 3).astype(np.uint32)
-    codes, counts = np.unique(pixels[:, 0] << 16 | pixels[:, 1] << 8 | pixels[:, 2], return_counts=True)
-    order = np.argsort(-counts)[: MOST_LABELS + 1]
-    return {
-        (int(c) >> 16, int(c) >> 8 & 255, int(c) & 255): int(n)
-        for c, n in zip(codes[order], counts[order], strict=True)
-    }
+        return {value: count for value, count in enumerate(count_values(files.read_index(path)).tolist()) if count}
+    return count_colours(files.read_colours(path), MOST_LABELS + 1)
 
 
 def _proposed_name(label: Label, labels: list[Label]) -> str:
@@ -202,4 +162,4 @@ def _proposed_name(label: Label, labels: list[Label]) -> str:
 
 
 def _text(label: Label) -> str:
-    return str(label) if isinstance(label, int) else "#{:02x}{:02x}{:02x}".format(*label)
+    return str(label) if isinstance(label, int) else hex_of(label)

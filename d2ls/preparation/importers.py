@@ -4,7 +4,6 @@ A pixel belongs to a polygon if its centre does; where shapes overlap, the later
 """
 
 import base64
-import csv
 import io
 import json
 import shutil
@@ -23,9 +22,10 @@ from PIL import Image
 from rasterio import features
 
 from d2ls.data import io as files
+from d2ls.data.labels import count_values
 from d2ls.data.overlay import Georeference, Polygons
 from d2ls.data.pairs import list_images
-from d2ls.data.sets.folder import CLASSES, PALETTE, read_classes
+from d2ls.data.sets.folder import CLASSES, Entry, format_classes, read_classes
 from d2ls.errors import ConfigError, DataError, require
 
 Mask = NDArray[np.uint8]
@@ -35,17 +35,11 @@ _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, shape
 
 
 class Labelled(NamedTuple):
-    """An image with its shapes.
+    """An image with its shapes."""
 
-    Attributes:
-        image: its file.
-        size: height and width that the labels are for.
-        shapes: label of each shape and what draws it, in the order of the labels' file.
-    """
-
-    image: Path
-    size: tuple[int, int]
-    shapes: list[tuple[str, Burn]]
+    image: Path  # its file
+    size: tuple[int, int]  # height and width that the labels are for
+    shapes: list[tuple[str, Burn]]  # label of each shape and what draws it, in the order of the labels' file
 
 
 def read_coco(path: Path, images: Path) -> list[Labelled]:
@@ -122,9 +116,8 @@ def read_geojson(path: Path, images: Path, column: str) -> list[Labelled]:
     counts = polygons.entries()
     if "empty" in counts:
         raise DataError(f"{path}: {counts['empty']} polygons have no class in the column {column}.")
-    labels = [*counts]
+    labels, found = [*counts], []
     polygons = replace(polygons, values={label: number for number, label in enumerate(labels)})
-    found = []
     for image in list_images(images).values():
         place = Georeference.of(image)
         burns: list[tuple[str, Burn]] = [
@@ -166,7 +159,7 @@ def write_folder(
     values = _class_values(folder / CLASSES, background, sorted({label for one in found for label, _ in one.shapes}))
     masks.mkdir(parents=True, exist_ok=True)
     pictures.mkdir(parents=True, exist_ok=True)
-    pixels: Counter[int] = Counter()
+    pixels = np.zeros(256, np.int64)
     for labelled, target in zip(found, targets, strict=True):
         mask = np.full(labelled.size, values[background], np.uint8)
         for label, burn in labelled.shapes:
@@ -175,9 +168,9 @@ def write_folder(
         copy = pictures / labelled.image.name
         if not (copy.exists() and copy.samefile(labelled.image)):
             shutil.copyfile(labelled.image, copy)
-        pixels.update(dict(enumerate(np.bincount(mask.ravel(), minlength=256).tolist())))
+        pixels += count_values(mask)
         progress()
-    return {name: pixels[value] for name, value in values.items()}
+    return {name: int(pixels[value]) for name, value in values.items()}
 
 
 def _check(found: Sequence[Labelled], targets: Sequence[Path], overwrite: bool) -> None:
@@ -192,9 +185,7 @@ def _check(found: Sequence[Labelled], targets: Sequence[Path], overwrite: bool) 
         twice = Counter(targets).most_common(1)[0][0].stem
         raise DataError(f"two images have the name {twice}. Rename one of them, or import them with two --split.")
     if not overwrite and (there := [target for target in targets if target.exists()]):
-        raise ConfigError(
-            f"{len(there)} masks are there already (first: {there[0]}). Give --overwrite to replace them."
-        )
+        raise ConfigError(f"{len(there)} masks are there already (first: {there[0]}). --overwrite replaces them.")
 
 
 def _class_values(table: Path, background: str, labels: Iterable[str]) -> dict[str, int]:
@@ -203,14 +194,8 @@ def _class_values(table: Path, background: str, labels: Iterable[str]) -> dict[s
     if not table.exists():
         if len(names) > MOST_CLASSES + 1:
             raise DataError(f"{len(names)} different labels: expected {MOST_CLASSES} classes at most.")
-        stream = io.StringIO()
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(("value", "colour", "name", "scored"))
-        for value, name in enumerate(names):
-            colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[value % len(PALETTE)])
-            rows.writerow((value, colour, name, int(name != "ignore")))
         table.parent.mkdir(parents=True, exist_ok=True)
-        files.write_bytes(table, stream.getvalue().encode())
+        files.write_bytes(table, format_classes(Entry(value, None, name) for value, name in enumerate(names)).encode())
     known = {entry.name: entry.value for entry in reversed(read_classes(table)) if entry.value is not None}
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(

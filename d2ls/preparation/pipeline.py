@@ -3,19 +3,19 @@
 import hashlib
 import json
 import time
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from d2ls.data.io import write_bytes
 from d2ls.data.sets.facts import DatasetFacts
 from d2ls.data.sets.layout import Plan, Step
 from d2ls.errors import DataError
 from d2ls.preparation import steps
-from d2ls.preparation.archives import Placement, SourceFile, Sources, compare, place
+from d2ls.preparation.archives import SourceFile, Sources, compare, place
 
 _JOURNAL = ".d2ls_prepared.json"
 _VERSION = 1  # another one makes all steps run again
@@ -32,10 +32,9 @@ class Outcome:
     def print(self, console: Console) -> None:
         """Print both; long lists are cut."""
         for title, lines in (("note", self.notes), ("problem", self.problems)):
-            for line in lines[:_MAX_LINES]:
+            more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+            for line in lines[:_MAX_LINES] + more:
                 console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
-            if len(lines) > _MAX_LINES:
-                console.print(f"{title}: and {len(lines) - _MAX_LINES} more")
 
 
 class Journal:
@@ -60,18 +59,15 @@ class Journal:
         """
         if step.name not in self.done:
             for folder in step.outputs:
-                if found := [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]:
+                if found := _files(folder):
                     raise DataError(
                         f"{folder}: holds {len(found)} files that prepare_data has not made (first: {found[0].name}). "
                         "They are not overwritten: move the folder away and run this again, or use it as it is."
                     )
-        self._note(step, "begun")
+        self.note(step, "begun")
 
-    def add(self, step: Step) -> None:
-        """Note that a step is done."""
-        self._note(step, _fingerprint(step))
-
-    def _note(self, step: Step, state: str) -> None:
+    def note(self, step: Step, state: str) -> None:
+        """Note that a step is begun, or the fingerprint with which it is done."""
         self.done[step.name] = state
         write_bytes(self.path, json.dumps(self.done, indent=1).encode())
 
@@ -92,8 +88,7 @@ def prepare(
         console: for progress.
 
     Raises:
-        DataError: nothing of the data set is there, an archive is damaged or not to be trusted, or a file that exists
-            has another content.
+        DataError: nothing of the data set is there, an archive is not to be trusted, or an existing file differs.
     """
     outcome = Outcome()
     with Sources(downloads, _existing(root)) as sources:
@@ -106,16 +101,15 @@ def prepare(
             )
         candidates = {target: [file for path in paths for file in files[path]] for target, paths in plan.files.items()}
         placement = compare(candidates, root, plan.preferred)
-        _print_placement(placement, root, console)
+        console.print(placement.table(f"Originals in {root}"))
         outcome.notes += plan.notes
         if not dry_run:
             place(placement, root, console)
     lost = [target for target in plan.expected if target not in plan.files and not (root / target).exists()]
     outcome.problems += [f"missing: {target}" for target in lost] + plan.problems
-    home = root / facts.home
-    journal = Journal(home)
+    journal = Journal(root / facts.home)
     coming = {folder for target in placement.new for folder in (root / target).parents}
-    for step in facts.steps(home):
+    for step in facts.steps(root / facts.home):
         if dry_run:
             console.print(f"{step.name}: {_forecast(step, journal, coming)}", highlight=False)
         else:
@@ -125,9 +119,9 @@ def prepare(
 
 def _plan(facts: DatasetFacts, sources: Sources) -> tuple[Plan, dict[object, list[SourceFile]]]:
     """The plan for the downloaded files, and these by path (an archive may hold one path twice)."""
-    files: dict[object, list[SourceFile]] = {}
+    files: dict[object, list[SourceFile]] = defaultdict(list)
     for file in sources.files():
-        files.setdefault(file.path, []).append(file)
+        files[file.path].append(file)
 
     def read(path: object) -> bytes:
         with files[path][0].open() as content:
@@ -135,7 +129,7 @@ def _plan(facts: DatasetFacts, sources: Sources) -> tuple[Plan, dict[object, lis
 
     if facts.plan is None:
         raise DataError(f"{facts.spec.name}: no archives are known of this data set; put its files in place by hand.")
-    return facts.plan([file.path for group in files.values() for file in group[:1]], read), files
+    return facts.plan([group[0].path for group in files.values()], read), files
 
 
 def _forecast(step: Step, journal: Journal, coming: set[Path]) -> str:
@@ -164,7 +158,7 @@ def _run(step: Step, journal: Journal, outcome: Outcome, workers: int, console: 
     except DataError as problem:
         outcome.problems.append(f"{step.name}: {problem}")
         return
-    journal.add(step)
+    journal.note(step, _fingerprint(step))
     seconds = time.perf_counter() - begin
     console.print(f"{step.name}: {len(summary.written)} files in {seconds:.1f} s", highlight=False)
     outcome.notes += summary.notes
@@ -177,26 +171,18 @@ def _ready(step: Step) -> bool:
 def _fingerprint(step: Step) -> str:
     """Digest of the files that a step reads and has written: names, sizes and, of the input, times."""
     digest = hashlib.sha256(f"{_VERSION}".encode())
-    for folders, timed in ((step.inputs, True), (step.outputs, False)):
-        for folder in folders:
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and not path.name.startswith("."):
-                    facts = path.stat()
-                    changed = facts.st_mtime_ns if timed else 0
-                    digest.update(f"{path.relative_to(folder)}|{facts.st_size}|{changed}\n".encode())
+    for folder in (*step.inputs, *step.outputs):
+        for path in _files(folder):
+            facts = path.stat()
+            changed = facts.st_mtime_ns if folder in step.inputs else 0
+            digest.update(f"{path.relative_to(folder)}|{facts.st_size}|{changed}\n".encode())
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def _existing(folder: Path) -> Path:
     """The folder, or the deepest one above it that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-
-
-def _print_placement(placement: Placement, root: Path, console: Console) -> None:
-    table = Table(title=f"Originals in {root}")
-    table.add_column("folder")
-    for column in ("new", "already there"):
-        table.add_column(column, justify="right")
-    for folder, new, present in placement.folders():
-        table.add_row(folder, str(new), str(present))
-    console.print(table)

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from multiprocessing import get_context
 from typing import TypeVar
 
 import cv2
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from d2ls.errors import D2LSError
 
@@ -31,29 +32,19 @@ def run(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, la
     """Yield the results of a function for all jobs, in the order of completion; the first error stops all.
 
     Args:
-        function: a function that can be pickled.
-        jobs: its arguments, which can be pickled.
+        function: can be pickled, as its arguments can.
+        jobs: its arguments.
         workers: number of processes; with 1 the jobs run in this process.
         label: text beside the progress bar, on stderr.
 
     Raises:
         D2LSError: a process died.
-        Exception: whatever the function raises.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    results = _alone(function, jobs) if workers == 1 or len(jobs) < 2 else _together(function, jobs, workers)
-    first = next(results, None)  # the processes start before the bar's thread does
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=len(jobs))
-        while first is not None:
-            bar.advance(task)
-            yield first
-            first = next(results, None)
-
-
-def _alone(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
-    yield from map(function, jobs)
+    results = map(function, jobs) if workers == 1 or len(jobs) < 2 else _together(function, jobs, workers)
+    first = [*islice(results, 1)]  # the processes start before the bar's thread does
+    done = chain(first, results)
+    yield from track(done, label, len(jobs), console=console, disable=not console.is_terminal)
 
 
 def _together(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:

@@ -22,16 +22,7 @@ _BACKGROUND, _FOREGROUND = (250, 250, 250), (30, 30, 30)
 
 
 def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, seed: int = 0) -> Pixels:
-    """Draw the sheet; pairs that cannot be read are skipped.
-
-    Args:
-        jobs: images and their masks.
-        spec: the labels' names and colours.
-        pairs: number of pairs shown.
-        seed: seeds their choice.
-
-    Returns:
-        RGB, (H, W, 3).
+    """Draw random pairs of images and masks, RGB (H, W, 3); those that cannot be read are skipped.
 
     Raises:
         DataError: no pair could be read.

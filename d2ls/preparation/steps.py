@@ -12,14 +12,14 @@ from rich.table import Column, Table
 
 from d2ls.data import io as files
 from d2ls.data.io import SUFFIXES
-from d2ls.data.labels import index_to_colours, values_to_index
+from d2ls.data.labels import count_values, index_to_colours, values_to_index
 from d2ls.data.pairs import list_images
 from d2ls.data.sets.layout import ConvertStep, MergeStep, OriginalTile, SplitStep, Step, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 from d2ls.preparation import pool
 from d2ls.preparation.archives import link, make_folder, on_disk
-from d2ls.preparation.tiling import ORIGINALS, Summary, count_values, split
+from d2ls.preparation.tiling import ORIGINALS, Summary, split
 
 _PATCH = re.compile(r"(?P<stem>.+?)_\d+_\d+(_\d+)?")
 

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from d2ls.data import io as files
-from d2ls.data.labels import colours_to_index, index_to_colours
+from d2ls.data.labels import colours_to_index, count_values, index_to_colours
 from d2ls.data.pairs import Pair, check_sizes
 from d2ls.data.sets.layout import OriginalTile, Size, Tiling
 from d2ls.errors import DataError
 
 Pixels = NDArray[np.uint8]
-ORIGINALS = "origin"
-"""Folder of whole colour masks, beside the patches of --gt."""
+ORIGINALS = "origin"  # folder of whole colour masks, beside the patches of --gt
 OVERSAMPLE_ABOVE = 0.1  # share of the oversampled class that makes crops replace their patch
 _FLIPS = (np.s_[:, :], np.s_[:, ::-1], np.s_[::-1, :])  # variants 0, 1 and 2: original, horizontal, vertical flip
 _BLOCK = 512  # rows at a time
@@ -35,28 +34,18 @@ class GridCell(NamedTuple):
 
 @dataclass
 class Summary:
-    """Files written of one tile or of all.
+    """Files written of one tile or of all."""
 
-    Attributes:
-        written: names of the files, without suffix.
-        pixels: number of mask pixels by value, (256,).
-        notes: what the user should know.
-    """
-
-    written: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)  # names of the files, without suffix
+    # number of mask pixels by value, (256,)
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the user should know
 
     def add(self, other: "Summary") -> None:
         """Add the figures of another summary."""
         self.written += other.written
         self.pixels += other.pixels
         self.notes += other.notes
-
-
-def count_values(mask: Pixels) -> NDArray[np.int64]:
-    """Number of pixels by value, (256,), of a mask (H, W)."""
-    return cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
 
 
 def split(tile: OriginalTile, tiling: Tiling) -> Summary:
@@ -111,19 +100,13 @@ def cut(pixels: Pixels, canvas: Size, cell: GridCell, size: Size, fill: int) -> 
 
 
 def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list[tuple[Pixels, Pixels]]:
-    """A random crop, resized back, and three flipped or rotated copies of it, where over 10 % of it are of a class.
+    """A random crop of a patch, resized back, and three copies of it, where over 10 % of it are of the class `label`.
 
     The crop's side is 3/8 to 1/2 of the patch's. Resized bilinearly, the mask by nearest neighbour. The copies:
-    vertical flip, horizontal flip, rotation by 90, 180 or 270 degrees.
-
-    Args:
-        image: RGB, (H, W, 3).
-        mask: class indices, (H, W).
-        label: the class.
-        name: of the patch; seeds the random numbers.
+    vertical flip, horizontal flip, rotation by 90, 180 or 270 degrees. The name of the patch seeds the random numbers.
 
     Returns:
-        Four pairs of image and mask of the patch's size, or none.
+        Four pairs of image (H, W, 3) and mask (H, W) of the patch's size, or none.
     """
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)

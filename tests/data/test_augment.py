@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from d2ls.data.augment import Augmentation, normalise, normalise_batch, random_colours, random_rotate_flip
+from d2ls.data.augment import Augmentation, Transforms, normalise, normalise_batch, random_colours, random_rotate_flip
 from d2ls.data.spec import DTYPES, IMAGENET_MEAN, IMAGENET_STD
-from d2ls.data.transforms import Transforms
 from d2ls.errors import ConfigError, DataError
 from tests.data.folders import SPEC, labels, picture
 

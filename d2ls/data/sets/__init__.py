@@ -13,11 +13,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> DatasetFacts:
-    """The description of a data set.
-
-    Raises:
-        ConfigError: there is none of this name; lists the names.
-    """
+    """The description of a data set (raises ConfigError: there is none of this name; lists the names)."""
     facts = _all().get(name)
     if facts is None:
         raise ConfigError(f"{name!r}: no such data set; expected one of {', '.join(names())}.")

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from d2ls.data.augment import Augmentation
 from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
-from d2ls.data.sets.facts import DatasetFacts, Splits
+from d2ls.data.sets.facts import Splits
 from d2ls.data.sets.layout import ImageFolder, MaskFolder, plan_by_path
 from d2ls.data.spec import DatasetSpec
 
@@ -21,8 +21,7 @@ SPEC = DatasetSpec(
 )
 AUGMENTATION = Augmentation(crop=384, scales=(0.5, 0.75, 1, 1.25, 1.5), smart_crop=0.75, rot90=0.5, flip=0.5)
 SPLITS = ("train", "val", "test")
-PART_SPLITS = {7: "test", 8: "val", 9: "test"}
-"""Split of each part of a tile; parts 1 to 6 are for training."""
+PART_SPLITS = {7: "test", 8: "val", 9: "test"}  # split of each part of a tile; parts 1 to 6 are for training
 
 
 def _pairs(home: Path, split: str, _: str) -> list[Pair]:
@@ -57,11 +56,7 @@ def _target(path: PurePosixPath) -> PurePosixPath | None:
 
 _SPLITS = Splits(SPEC, "dubai", _pairs, AUGMENTATION, read_colour_mask)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = DatasetFacts(
-    spec=SPEC,
-    val=val,
-    test=test,
-    home="dubai",
+FACTS = _SPLITS.facts(
     folders=_folders,
     downloads="the archive with the folders 'Tile 1' to 'Tile 8' (files images/image_part_001.jpg)",
     plan=plan_by_path(_target, ("images", "masks")),

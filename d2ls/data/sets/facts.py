@@ -55,6 +55,11 @@ class Splits:
         """Test images, whole and in order."""
         return self._dataset("test", "strict", folder)
 
+    def facts(self, **further: Any) -> "DatasetFacts":
+        """Description of the data set, of which `further` are the fields that do not stand here."""
+        known: dict[str, Any] = {"spec": self.spec, "val": self.val, "test": self.test, "home": self.home}
+        return DatasetFacts(**known | further)
+
     def _dataset(
         self, split: str, protocol: str, folder: str | None, augmentation: Augmentation | None = None
     ) -> SegmentationDataset:

@@ -11,6 +11,7 @@ Stems match without the suffixes of SUFFIX: `12_sat.jpg` and `12_mask.png` are a
 """
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -104,7 +105,9 @@ def read_classes(path: Path) -> list[Entry]:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         raise ConfigError(
-            f"{path}: no table of classes. tools/describe_data.py {path.parent} --write makes one from the masks."
+            f"{path}: no table of classes. Write one with the columns value,name, a line for each value of the masks, "
+            "such as 1,crop; the name ignore stands for pixels that count nowhere. For a folder of images and masks, "
+            f"tools/describe_data.py {path.parent} --write makes one."
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise ConfigError(f"{path}: cannot be read as CSV: {problem}.") from problem
@@ -125,6 +128,27 @@ def read_classes(path: Path) -> list[Entry]:
     return entries
 
 
+def format_classes(entries: Iterable[Entry], **further: Iterable[Any]) -> str:
+    """A table of classes as `read_classes` takes it; entries without a colour get one of PALETTE.
+
+    Args:
+        entries: the rows.
+        further: columns of notes, by their names.
+    """
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(("value", "colour", "name", "scored", *further))
+    for at, (entry, *notes) in enumerate(zip(entries, *further.values(), strict=True)):
+        colour = hex_of(entry.colour or PALETTE[at % len(PALETTE)])
+        table.writerow((entry.value, colour, entry.name, int(entry.name != IGNORE), *notes))
+    return stream.getvalue()
+
+
+def hex_of(colour: Colour) -> str:
+    """A colour as `#rrggbb`."""
+    return f"#{bytes(colour).hex()}"
+
+
 def spec_of(entries: Iterable[Entry], name: str) -> tuple[DatasetSpec, Any]:
     """The description that a table of classes stands for, and what reads its masks.
 
@@ -132,8 +156,8 @@ def spec_of(entries: Iterable[Entry], name: str) -> tuple[DatasetSpec, Any]:
         ConfigError: values and colours are mixed, or contradict each other.
     """
     listed = list(entries)
-    by_value = [entry.value is not None for entry in listed]
-    if not listed or (any(by_value) and not all(by_value)):
+    by_value = {entry.value is not None for entry in listed}
+    if len(by_value) != 1:
         raise ConfigError(f"{name}: the table of classes must have a value in every row, or a colour in every row.")
     classes = tuple(dict.fromkeys(entry.name for entry in listed if entry.name != IGNORE))
     first = {entry.name: entry for entry in reversed(listed)}
@@ -142,7 +166,7 @@ def spec_of(entries: Iterable[Entry], name: str) -> tuple[DatasetSpec, Any]:
         "name": name, "classes": classes, "ignore_index": IGNORE_INDEX,
         "scored": tuple(place for place, one in enumerate(classes) if first[one].scored),
     }  # fmt: skip
-    if all(by_value):
+    if by_value == {True}:
         values = {int(entry.value or 0): entry.name for entry in listed}
         if len(values) < len(listed):
             raise ConfigError(f"{name}: the table of classes has a value twice.")
@@ -182,10 +206,8 @@ def parse_colour(text: str) -> Colour:
     Raises:
         ValueError: neither.
     """
-    if match := re.fullmatch(r"#?([0-9a-fA-F]{6})", text):
-        red, green, blue = bytes.fromhex(match[1])
-        return red, green, blue
-    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    match = re.fullmatch(r"#?([0-9a-fA-F]{6})", text)
+    numbers = bytes.fromhex(match[1]) if match else [int(number) for number in re.findall(r"\d+", text)]
     if len(numbers) != 3 or max(numbers) > 255:
         raise ValueError(f"{text!r} is no colour")
     return numbers[0], numbers[1], numbers[2]
@@ -197,49 +219,41 @@ def splits_of(folder: Path) -> dict[str, list[Pair]]:
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     if images is None and splits:
         return {split: _pairs(folder / split) for split in splits}
-    if images is not None and any((images / split).is_dir() for split in SPLITS):
-        return {
-            split: _matched(images / split, None if masks is None else masks / split)
-            for split in SPLITS
-            if (images / split).is_dir()
-        }
+    if images is not None and (inner := [split for split in SPLITS if (images / split).is_dir()]):
+        return {split: _matched(images / split, masks and masks / split) for split in inner}
     return _split(folder, _pairs(folder))
 
 
 def _pairs(folder: Path) -> list[Pair]:
     """Pairs of a folder with images/ and masks/, or of files side by side."""
-    images = _child(folder, IMAGES)
-    if images is not None:
+    if (images := _child(folder, IMAGES)) is not None:
         return _matched(images, _child(folder, MASKS))
     files = list_images(folder)
-    masks = {MASK_SUFFIX.sub("", stem): path for stem, path in files.items() if MASK_SUFFIX.search(stem)}
-    return _joined({stem: path for stem, path in files.items() if not MASK_SUFFIX.search(stem)}, masks)
+    masks = {stem: path for stem, path in files.items() if MASK_SUFFIX.search(stem)}
+    return _joined({stem: path for stem, path in files.items() if stem not in masks}, masks)
 
 
 def _matched(images: Path, masks: Path | None) -> list[Pair]:
-    there = masks is not None and masks.is_dir()
-    found = list_images(masks) if masks is not None and there else {}
-    return _joined(list_images(images), {MASK_SUFFIX.sub("", stem): path for stem, path in found.items()})
+    return _joined(list_images(images), list_images(masks) if masks is not None and masks.is_dir() else {})
 
 
 def _joined(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[Pair]:
-    """Each image with the mask of its stem, with or without the suffix of images."""
-    return [Pair(path, masks.get(stem) or masks.get(IMAGE_SUFFIX.sub("", stem)), stem) for stem, path in images.items()]
+    """Each image with the mask of its stem, both with or without their suffixes."""
+    plain = {MASK_SUFFIX.sub("", stem): path for stem, path in masks.items()}
+    return [Pair(path, plain.get(stem) or plain.get(IMAGE_SUFFIX.sub("", stem)), stem) for stem, path in images.items()]
 
 
 def _split(folder: Path, pairs: list[Pair]) -> dict[str, list[Pair]]:
     """Split by lists of stems where there are any, else by blocks of successive names."""
     lists = {split: folder / f"{split}.txt" for split in SPLITS if (folder / f"{split}.txt").is_file()}
+    result: dict[str, list[Pair]] = {} if lists else {"train": [], "val": []}
     if not lists:
-        result: dict[str, list[Pair]] = {"train": [], "val": []}
         for place, pair in enumerate(pairs):
             block = place * BLOCKS // len(pairs)
             result["val" if block % (BLOCKS // 2) == VALIDATION_BLOCK else "train"].append(pair)
         if not result["val"] and len(pairs) > 1:  # of fewer than five images
             result["val"].append(result["train"].pop())
-        return result
     by_name = {pair.name: pair for pair in pairs} | {pair.image.name: pair for pair in pairs}
-    result = {}
     for split, path in lists.items():
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if unknown := [name for name in names if name not in by_name]:
@@ -258,6 +272,6 @@ def _distinct(colours: list[Colour]) -> tuple[Colour, ...]:
     for colour in colours:
         changed = colour
         while changed in seen:
-            changed = ((changed[0] + 37) % 256, (changed[1] + 91) % 256, (changed[2] + 53) % 256)
+            changed = (changed[0] + 37) % 256, (changed[1] + 91) % 256, (changed[2] + 53) % 256
         seen.append(changed)
     return tuple(seen)

@@ -18,10 +18,8 @@ from d2ls.errors import DataError
 
 CLASSES = ("ImSurf", "Building", "LowVeg", "Tree", "Car", "Clutter")
 COLOURS = ((255, 255, 255), (0, 0, 255), (0, 255, 255), (0, 255, 0), (255, 255, 0), (255, 0, 0))
-REFERENCE_CAR = (255, 204, 0)
-"""Colour of cars in masks of the reference; the official one is (255, 255, 0)."""
-ERODED = "_noBoundary"
-"""End of the names of labels whose boundaries are black, which is ignored."""
+REFERENCE_CAR = (255, 204, 0)  # colour of cars in masks of the reference; the official one is (255, 255, 0)
+ERODED = "_noBoundary"  # end of the names of labels whose boundaries are black, which is ignored
 
 
 def spec(name: str) -> DatasetSpec:
@@ -141,7 +139,7 @@ def plan(
         spec: its name is the folder's.
         stem: begins the names of the files, before the tile.
         splits: tiles of "train" and "test".
-        names: ends of the names with full and with eroded masks.
+        names: ends of the names, with full and with eroded masks.
         found: path, tile and kind ("images", "masks" or "masks_eroded") of each file.
         left_out: tiles of no split, and why.
     """
@@ -168,15 +166,8 @@ def plan(
     return made
 
 
-def steps(home: Path, tiling: Callable[..., Tiling], naming: Callable[[bool], Naming], *, overlap: bool) -> list[Step]:
-    """Training patches, test patches of eroded labels, and full colour masks of the latter.
-
-    Args:
-        home: the set's folder.
-        tiling: makes the tiling of the training (`training=True`) or test tiles.
-        naming: names of the originals with eroded or full labels.
-        overlap: training patches overlap by half.
-    """
+def steps(home: Path, tiling: Callable[..., Tiling], names: tuple[Naming, Naming], *, overlap: bool) -> list[Step]:
+    """Training patches (which may overlap by half), test patches of eroded labels, and full colour masks of these."""
     side, made = layout.PATCH_SIDE, list[Step]()
     for split, masks, output in (
         ("train", "train_masks", "masks_1024"),
@@ -190,17 +181,17 @@ def steps(home: Path, tiling: Callable[..., Tiling], naming: Callable[[bool], Na
             training=training, images=home / split / "images_1024", masks=home / split / output, size=(side, side),
             stride=(stride, stride), variants=3 if training else 1, colours=output.endswith("rgb"),
         )  # fmt: skip
-        listing = partial(tiles, *inputs, naming(masks.endswith("eroded")))
+        listing = partial(tiles, *inputs, names[masks.endswith("eroded")])
         made.append(SplitStep(f"{home.name}/{split}/{output}", inputs, listing, how))
     return made
 
 
-def folders(home: Path, full: Naming, eroded: Naming, **options: Any) -> list[ImageFolder]:
+def folders(home: Path, names: tuple[Naming, Naming], **options: Any) -> list[ImageFolder]:
     """Originals and patches; `options` of the folders of the originals' masks."""
-    made = []
+    made, (full, eroded) = [], names
     for split in ("train", "test"):
         masks = (
-            MaskFolder(home / f"{split}_masks", True, full.mask, "" if full.mask else ERODED, **options),
+            MaskFolder(home / f"{split}_masks", True, full.mask, None if full.mask else ERODED, **options),
             MaskFolder(home / f"{split}_masks_eroded", True, eroded.mask, optional=True, **options),
         )
         patches = (

@@ -28,15 +28,7 @@ def splits(spec: DatasetSpec, *, test: str = "test") -> Splits:
 
 
 def facts(made: Splits, *, words: tuple[str, ...], others: tuple[str, ...], downloads: str) -> DatasetFacts:
-    """Description of a set.
-
-    Args:
-        made: its splits.
-        words: parts of names of the set's own folders in the archives.
-        others: parts of names of the sister set's folders.
-        downloads: the folder to download.
-    """
-    home = made.home
+    """Description of a set; `words` occur in names of its own folders in the archives, `others` in its sister's."""
 
     def plan(paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> Plan:
         """Files of `<root>/{img_dir,ann_dir}/<split>`; of several roots the one that is named after this set."""
@@ -44,13 +36,12 @@ def facts(made: Splits, *, words: tuple[str, ...], others: tuple[str, ...], down
         own = {root for root, name in roots.items() if any(word in name for word in words)}
         own = own or {root for root, name in roots.items() if not any(word in name for word in others)}
         planned = plan_by_path(
-            lambda path: PurePosixPath(home, *path.parts[-3:]) if _root(path) in own else None, ("img_dir", "ann_dir")
+            lambda path: PurePosixPath(made.home, *path.parts[-3:]) if _root(path) in own else None,
+            ("img_dir", "ann_dir"),
         )
         return planned(paths, read)
 
-    return DatasetFacts(
-        spec=made.spec, val=made.val, test=made.test, home=home, folders=_folders, downloads=downloads, plan=plan
-    )
+    return made.facts(folders=_folders, downloads=downloads, plan=plan)
 
 
 def _root(path: PurePosixPath) -> PurePosixPath | None:

@@ -9,29 +9,21 @@ from typing import Literal
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-PATCH_SIDE = 1024
-"""Side in pixels of the patches that prepare_data cuts."""
+Size = tuple[int, int]  # height and width in pixels
+PATCH_SIDE = 1024  # side in pixels of the patches that prepare_data cuts
 
 
 @dataclass
 class Plan:
-    """Targets of the downloaded files, below the data root.
+    """Targets of the downloaded files, below the data root."""
 
-    Attributes:
-        files: candidates for each target, the preferred one first.
-        expected: targets that must exist in the end, whether among `files` or on the disk already.
-        notes: files left out, and why.
-        problems: what is missing.
-        preferred: name of a folder whose files are taken where those of one target differ.
-    """
-
+    # candidates for each target, the preferred one first
     files: dict[PurePosixPath, list[PurePosixPath]] = field(default_factory=lambda: defaultdict(list))
+    # targets that must exist in the end, whether among `files` or on the disk already
     expected: list[PurePosixPath] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    preferred: str = ""
+    notes: list[str] = field(default_factory=list)  # files left out, and why
+    problems: list[str] = field(default_factory=list)  # what is missing
+    preferred: str = ""  # name of a folder whose files are taken where those of one target differ
 
 
 Planner = Callable[[Sequence[PurePosixPath], Callable[[PurePosixPath], bytes]], Plan]
@@ -78,40 +70,26 @@ class OriginalTile:
 class Tiling:
     """Settings by which tiles are cut into patches, and the folders of the patches.
 
-    Attributes:
-        spec: classes and colours.
-        images, masks: folders of the patches; `masks` also holds the folder `origin` of a run with `colours`.
-        size, stride: of the grid.
-        variants: 1, or 3 for horizontal and vertical flips as well.
-        scale: image and mask are resized by it first.
-        canvas: fixed size to cut from, instead of the next multiple of the patch size.
-        oversample_class: index of the class around which additional crops are taken, or None.
-        colours: write colour masks instead of indices.
-        legend: which colours.
-        unknown: colours of no class are an error, or read as ignore.
-        suffix: format of the image patches.
-        off_palette: stems of tiles whose colours are read by threshold, and why.
-        faulty: stems of tiles that should not be used.
-
     Raises:
         ConfigError: a size, stride or scale out of range.
     """
 
-    spec: DatasetSpec
-    images: Path
+    spec: DatasetSpec  # classes and colours
+    images: Path  # folders of the patches; `masks` also holds the folder `origin` of a run with `colours`
     masks: Path
-    size: Size
+    size: Size  # of the grid
     stride: Size
-    variants: Literal[1, 3] = 1
-    scale: float = 1.0
-    canvas: Size | None = None
-    oversample_class: int | None = None
-    colours: bool = False
-    legend: Literal["official", "reference"] = "official"
-    unknown: Literal["error", "ignore"] = "error"
-    suffix: Literal[".tif", ".png"] = ".tif"
+    variants: Literal[1, 3] = 1  # 1, or 3 for horizontal and vertical flips as well
+    scale: float = 1.0  # image and mask are resized by it first
+    canvas: Size | None = None  # fixed size to cut from, instead of the next multiple of the patch size
+    oversample_class: int | None = None  # index of the class around which additional crops are taken, or None
+    colours: bool = False  # write colour masks instead of indices
+    legend: Literal["official", "reference"] = "official"  # which colours
+    unknown: Literal["error", "ignore"] = "error"  # colours of no class are an error, or read as ignore
+    suffix: Literal[".tif", ".png"] = ".tif"  # format of the image patches
+    # stems of tiles whose colours are read by threshold, and why
     off_palette: Mapping[str, str] = field(default_factory=dict)
-    faulty: tuple[str, ...] = ()
+    faulty: tuple[str, ...] = ()  # stems of tiles that should not be used
 
     def __post_init__(self) -> None:
         for name, values in (("split size", self.size), ("stride", self.stride)):
@@ -125,19 +103,12 @@ class Tiling:
 
 @dataclass(frozen=True)
 class SplitStep:
-    """Step that cuts tiles into patches.
+    """Step that cuts tiles into patches."""
 
-    Attributes:
-        name: output, for the user and the journal.
-        inputs: folders of the tiles.
-        tiles: lists them.
-        tiling: settings and output folders.
-    """
-
-    name: str
-    inputs: tuple[Path, ...]
-    tiles: Callable[[], list[OriginalTile]]
-    tiling: Tiling
+    name: str  # output, for the user and the journal
+    inputs: tuple[Path, ...]  # folders of the tiles
+    tiles: Callable[[], list[OriginalTile]]  # lists them
+    tiling: Tiling  # settings and output folders
 
     @property
     def outputs(self) -> tuple[Path, ...]:
@@ -147,19 +118,12 @@ class SplitStep:
 
 @dataclass(frozen=True)
 class ConvertStep:
-    """Step that converts index masks to class indices, with a coloured copy in a folder of that name and `_rgb`.
+    """Step that converts index masks to class indices, with a coloured copy in a folder of that name and `_rgb`."""
 
-    Attributes:
-        name: output, for the user and the journal.
-        masks: folder of the masks as published.
-        output: folder of the converted masks.
-        spec: classes, with the meanings of the published values.
-    """
-
-    name: str
-    masks: Path
-    output: Path
-    spec: DatasetSpec
+    name: str  # output, for the user and the journal
+    masks: Path  # folder of the masks as published
+    output: Path  # folder of the converted masks
+    spec: DatasetSpec  # classes, with the meanings of the published values
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -174,15 +138,10 @@ class ConvertStep:
 
 @dataclass(frozen=True)
 class MergeStep:
-    """Step that joins trees of images in one by hard links; each file keeps its path below its folder.
+    """Step that joins trees of images in one by hard links; each file keeps its path below its folder."""
 
-    Attributes:
-        name: output, for the user and the journal.
-        sources: the folders that go into each target.
-    """
-
-    name: str
-    sources: Mapping[Path, tuple[Path, ...]]
+    name: str  # output, for the user and the journal
+    sources: Mapping[Path, tuple[Path, ...]]  # the folders that go into each target
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -200,49 +159,24 @@ Step = SplitStep | ConvertStep | MergeStep
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """A folder of masks.
+    """A folder of masks."""
 
-    Attributes:
-        folder: where they are.
-        coloured: masks hold colours; else values.
-        ending: end of their names after the stem that they share with their image.
-        excluded: end of the names of other files in the folder, or "".
-        spec: meanings of the values, where they differ from the data set's.
-        off_palette: stems of masks whose colours are read by threshold, and why.
-        optional: whether the folder may be missing.
-    """
-
-    folder: Path
-    coloured: bool = False
-    ending: str = ""
-    excluded: str = ""
-    spec: DatasetSpec | None = None
+    folder: Path  # where they are
+    coloured: bool = False  # masks hold colours; else values
+    ending: str = ""  # end of their names after the stem that they share with their image
+    excluded: str | None = None  # end of the names of other files in the folder; None: there are none
+    spec: DatasetSpec | None = None  # meanings of the values, where they differ from the data set's
+    # stems of masks whose colours are read by threshold, and why
     off_palette: Mapping[str, str] = field(default_factory=dict)
-    optional: bool = False
-
-    def fits(self, stem: str) -> bool:
-        """Whether a file with this stem is one of the masks."""
-        return stem.endswith(self.ending) and not (self.excluded and stem.endswith(self.excluded))
+    optional: bool = False  # whether the folder may be missing
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images and the folders of their masks.
+    """A folder of images and the folders of their masks."""
 
-    Attributes:
-        split: for the user; folders of one split are counted together.
-        folder: where they are.
-        masks: their masks.
-        family: images of different splits of one family must differ; None for unions of splits.
-        ending: end of their names after the stem that they share with their masks.
-    """
-
-    split: str
-    folder: Path
-    masks: tuple[MaskFolder, ...] = ()
-    family: str | None = "images"
-    ending: str = ""
-
-    def fits(self, stem: str) -> bool:
-        """Whether a file with this stem is one of the images."""
-        return stem.endswith(self.ending)
+    split: str  # for the user; folders of one split are counted together
+    folder: Path  # where they are
+    masks: tuple[MaskFolder, ...] = ()  # their masks
+    family: str | None = "images"  # images of different splits of one family must differ; None for unions of splits
+    ending: str = ""  # end of their names after the stem that they share with their masks

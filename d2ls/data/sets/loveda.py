@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from d2ls.data.augment import Augmentation
 from d2ls.data.labels import read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
-from d2ls.data.sets.facts import DatasetFacts, Server, Splits
+from d2ls.data.sets.facts import Server, Splits
 from d2ls.data.sets.layout import ConvertStep, ImageFolder, MaskFolder, MergeStep, Step, plan_by_path
 from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import DataError
@@ -101,11 +101,7 @@ def _folders(home: Path) -> list[ImageFolder]:
 
 _SPLITS = Splits(SPEC, "LoveDA", _pairs, AUGMENTATION, read_mask)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = DatasetFacts(
-    spec=SPEC,
-    val=val,
-    test=test,
-    home="LoveDA",
+FACTS = _SPLITS.facts(
     folders=_folders,
     downloads="Train.zip, Val.zip and Test.zip (folders Train/Urban/images_png)",
     plan=plan_by_path(_target, (IMAGES, MASKS), unlabelled="Test"),

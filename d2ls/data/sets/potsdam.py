@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.sets import isprs
-from d2ls.data.sets.facts import DatasetFacts, Views
-from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
+from d2ls.data.sets.facts import Views
+from d2ls.data.sets.layout import ImageFolder, Plan, Tiling
 
 SPEC = isprs.spec("potsdam")
 TEST_TILES = (
@@ -42,37 +43,29 @@ def tiling(*, training: bool, **options: Any) -> Tiling:
     return Tiling(spec=SPEC, off_palette=OFF_PALETTE, faulty=(f"{_STEM}{LEFT_OUT_TILE}",), **options)
 
 
-def _steps(home: Path) -> list[Step]:
-    return isprs.steps(home, tiling, lambda eroded: naming(rgb=True, eroded=eroded), overlap=False)
-
-
 def _folders(home: Path) -> list[ImageFolder]:
     """With RGB images, or with infrared ones where there are no others."""
     rgb = any(home.glob("*_images/*_RGB.*")) or not any(home.glob("*_images/*_IRRG.*"))
-    names = (naming(rgb=rgb, eroded=eroded) for eroded in (False, True))
-    return isprs.folders(home, *names, off_palette=OFF_PALETTE)
+    names = naming(rgb=rgb, eroded=False), naming(rgb=rgb, eroded=True)
+    return isprs.folders(home, names, off_palette=OFF_PALETTE)
 
 
 def _plan(paths: Sequence[PurePosixPath], _: Callable[[PurePosixPath], bytes]) -> Plan:
     kinds = {"RGB": "images", "label": "masks", f"label{isprs.ERODED}": "masks_eroded"}
     named = [(path, found) for path in paths if (found := _ORIGINAL.fullmatch(path.name))]
     originals = ((path, name["tile"], kinds[name["kind"]]) for path, name in named)
-    names = naming(rgb=True, eroded=False), naming(rgb=True, eroded=True)
     splits = {"train": TRAIN_TILES, "test": TEST_TILES}
-    return isprs.plan(SPEC, _STEM, splits, names, originals, {LEFT_OUT_TILE: "its labels are faulty"})
+    return isprs.plan(SPEC, _STEM, splits, _NAMES, originals, {LEFT_OUT_TILE: "its labels are faulty"})
 
 
+_NAMES = naming(rgb=True, eroded=False), naming(rgb=True, eroded=True)
 _PATCHES = r"potsdam_(?P<tile>\d+_\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
 _SPLITS = isprs.patches(SPEC, "potsdam", _PATCHES, VALIDATION_TILE, AUGMENTATION)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = DatasetFacts(
-    spec=SPEC,
-    val=val,
-    test=test,
+FACTS = _SPLITS.facts(
     d4=Views(hflip=True, vflip=True, scales=(0.75, 1.0, 1.25, 1.5)),
-    home="potsdam",
     folders=_folders,
     downloads="2_Ortho_RGB.zip, 5_Labels_all.zip and 5_Labels_all_noBoundary.zip (files top_potsdam_R_C_RGB.tif)",
     plan=_plan,
-    steps=_steps,
+    steps=partial(isprs.steps, tiling=tiling, names=_NAMES, overlap=False),
 )

@@ -4,25 +4,99 @@ Labels are rasters or polygons, see `d2ls.data.overlay`. Splits are areas (polyg
 and test), or blocks of a grid of which a share validates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from d2ls.data.augment import Augmentation
-from d2ls.data.bands import band_facts
-from d2ls.data.overlay import POLYGONS, Georeference, LabelRasters, Polygons
-from d2ls.data.raster import RasterDataset, RasterSpec, Split
+from d2ls.data.bands import band_facts, read_pixels
+from d2ls.data.dataset import Mask, Pixels, SegmentationDataset
+from d2ls.data.decode import Window
+from d2ls.data.overlay import POLYGONS, Georeference, LabelRasters, Overlay, Polygons
+from d2ls.data.pairs import Pair
 from d2ls.data.regions import Blocks, Grid, Region, choose_blocks
 from d2ls.data.sets.folder import CLASSES, SPLITS, read_classes, spec_of
-from d2ls.data.spec import IGNORE
+from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import ConfigError, DataError
 
 SUFFIXES = (".tif", ".tiff")
 _OF_LABELS = ("name", "classes", "colours", "ignore_index", "ignore_colours", "scored", "also_read", "values")
+
+
+class RasterSpec(DatasetSpec):
+    """Description of rasters, whose nodata values, masks and alpha bands are minded in 8-bit RGB, too."""
+
+    @property
+    def is_rgb8(self) -> bool:
+        """False: pixels are read as bands of any kind."""
+        return False
+
+
+class RasterDataset(SegmentationDataset):
+    """Regions of rasters; a training sample is cut out of a region and its surroundings of the same split.
+
+    Args:
+        spec: classes and bands.
+        listing: lists the regions; called at first use.
+        labels: class indices and the ignore index, laid over the rasters.
+        areas: numbers of the splits, laid over the rasters; None: the regions' windows alone decide.
+        number: that of this split; other pixels have no data in it.
+        augmentation: random changes for training; None for evaluation.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        listing: Callable[[], list[Region]],
+        labels: Overlay,
+        *,
+        areas: Overlay | None = None,
+        number: int = 0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__(spec, lambda: [*listing()], augmentation=augmentation)
+        self._labels, self._areas, self._number = labels, areas, number
+
+    @cached_property
+    def crop_source(self) -> SegmentationDataset:
+        """The same data set with regions as wide as crops may reach."""
+        wide = [replace(region, window=region.reach) for region in map(_region, self.pairs)]
+        return RasterDataset(self.spec, wide.copy, self._labels, areas=self._areas, number=self._number)
+
+    def read_size(self, pair: Pair) -> tuple[int, int]:
+        """Height and width of a region."""
+        return _region(pair).window[2:]
+
+    def read_pixels(self, pair: Pair, window: Window | None = None) -> Pixels:
+        """Pixels of a region, or of a window in it; NaN where there are no data, or those of another split."""
+        top, left, height, width = _region(pair).window
+        if window is not None:
+            top, left, height, width = top + window[0], left + window[1], *window[2:]
+        area = top, left, height, width
+        pixels = read_pixels(pair.image, self.spec, area)
+        return self._without_other_splits(pixels, pair, area, np.nan)
+
+    def read_mask(self, pair: Pair) -> Mask:
+        """Class indices of a region and the ignore index, also where another split has its area."""
+        window = _region(pair).window
+        mask = self._labels.read(pair.image, window)
+        return self._without_other_splits(mask, pair, window, self.spec.ignore_index)
+
+    def _without_other_splits(self, values: NDArray[Any], pair: Pair, window: Window, nothing: float) -> NDArray[Any]:
+        """The values of a window with `nothing` where another split has its area."""
+        if self._areas is not None:
+            values[self._areas.read(pair.image, window) != self._number] = nothing
+        return values
+
+
+def _region(pair: Pair) -> Region:
+    assert isinstance(pair, Region)
+    return pair
 
 
 class LabelledRasters:
@@ -69,11 +143,6 @@ class LabelledRasters:
         self.images = _rasters(_existing(Path(data), "data", "a GeoTIFF or a folder of them"), self._labels_path)
         folder = self._labels_path if self._labels_path.is_dir() else self._labels_path.parent
         table = folder / CLASSES if table is None else Path(table)
-        if not table.is_file():
-            raise ConfigError(
-                f"{table}: no table of classes. Write one with the columns value,name: a line for each value of the "
-                "labels, such as 1,crop; the name ignore stands for pixels that count nowhere."
-            )
         of_labels, _ = spec_of(read_classes(table), name=Path(data).resolve().stem)
         facts = {name: getattr(of_labels, name) for name in _OF_LABELS}
         self.spec = RasterSpec(**facts, **{**band_facts(self.images[0]), **(image or {})})
@@ -134,17 +203,18 @@ class LabelledRasters:
             number = SPLITS.index(split) + 1
             return [present & self._areas.presence(image, grid, number) for image, grid, present in self._grids]
         labelled = [present for _, _, present in self._grids]
-        counts = [int(np.count_nonzero(present)) for present in labelled]
-        wanted = choose_blocks(sum(counts), self._val_share, self._seed) == (split != "train")
-        members = [np.zeros(present.shape, bool) for present in labelled]
-        for member, present, own in zip(members, labelled, np.split(wanted, np.cumsum(counts)[:-1]), strict=True):
-            member[present] = own
-        return members
+        everywhere = np.concatenate([present.ravel() for present in labelled])
+        labelled_blocks = np.flatnonzero(everywhere)
+        chosen = choose_blocks(len(labelled_blocks), self._val_share, self._seed)
+        everywhere[labelled_blocks] = chosen == (split != "train")
+        parts = np.split(everywhere, np.cumsum([present.size for present in labelled])[:-1])
+        return [part.reshape(present.shape) for part, present in zip(parts, labelled, strict=True)]
 
     def _dataset(self, split: str, augmentation: Augmentation | None = None) -> RasterDataset:
-        areas = None if self._areas is None else Split(self._areas, SPLITS.index(split) + 1)
-        listing = partial(self.regions, split)
-        return RasterDataset(self.spec, listing, self._labels, split=areas, augmentation=augmentation)
+        listing, number = partial(self.regions, split), SPLITS.index(split) + 1
+        return RasterDataset(
+            self.spec, listing, self._labels, areas=self._areas, number=number, augmentation=augmentation
+        )
 
     def _overlay(self, column: str, background: str | None, warp: bool) -> LabelRasters | Polygons:
         if self._labels_path.suffix.lower() not in POLYGONS:

@@ -12,17 +12,7 @@ from d2ls.data.labels import read_colour_mask
 from d2ls.data.pairs import Pair, match
 from d2ls.data.root import data_root
 from d2ls.data.sets import isprs, landcoverai, layout
-from d2ls.data.sets.facts import DatasetFacts, Server, Splits, Views
-from d2ls.data.sets.layout import (
-    ImageFolder,
-    MaskFolder,
-    MergeStep,
-    OriginalTile,
-    SplitStep,
-    Step,
-    Tiling,
-    plan_by_path,
-)
+from d2ls.data.sets.facts import Server, Splits, Views
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -39,8 +29,7 @@ SPEC = DatasetSpec(
 )
 AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 FRAME_SIZES = ((2160, 3840), (2160, 4096))
-CANVAS = (2048, 4096)
-"""Frames are padded at the left to this width, and their lowest rows kept, before they are cut."""
+CANVAS = (2048, 4096)  # frames are padded at the left to this width, and their lowest rows kept, before they are cut
 
 
 def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> SegmentationDataset:
@@ -53,7 +42,7 @@ def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> Segme
     return SegmentationDataset(spec, partial(_frames, folder), read_mask=read_colour_mask)
 
 
-def tiles(folder: Path) -> list[OriginalTile]:
+def tiles(folder: Path) -> list[layout.OriginalTile]:
     """Labelled frames of the folders `seqN/{Images,Labels}` in the order of their names.
 
     Raises:
@@ -63,16 +52,16 @@ def tiles(folder: Path) -> list[OriginalTile]:
         raise DataError(f"{folder}: no such folder. Expected the folder that holds the sequences seqN/Images.")
     hint = "Frames are split together with their labels; UAVid's test frames have none and stay whole."
     return [
-        OriginalTile(f"{sequence.name}_{pair.name}", pair.image, pair.mask)
+        layout.OriginalTile(f"{sequence.name}_{pair.name}", pair.image, pair.mask)
         for sequence in _sequences(folder, "Expected uavid_train, uavid_val or uavid_train_val.")
         for pair in match(sequence / "Images", sequence / "Labels", hint)
         if pair.mask is not None
     ]
 
 
-def tiling(**options: Any) -> Tiling:
+def tiling(**options: Any) -> layout.Tiling:
     """Settings of the patches."""
-    return Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
+    return layout.Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
 
 
 def _pairs(home: Path, split: str, protocol: str) -> list[Pair]:
@@ -111,43 +100,42 @@ def _target(path: PurePosixPath) -> PurePosixPath | None:
     return PurePosixPath("uavid", split, *parts[-3:]) if split else None
 
 
-def _steps(home: Path) -> list[Step]:
+def _steps(home: Path) -> list[layout.Step]:
     """Patches of train and val, `train_val` of both, and `uavid_train_val` of the frames of both."""
-    side, made, splits = (layout.PATCH_SIDE,) * 2, list[Step](), ("train", "val")
+    side, made, splits = (layout.PATCH_SIDE,) * 2, list[layout.Step](), ("train", "val")
     for split in splits:
         how = tiling(images=home / split / "images", masks=home / split / "masks", size=side, stride=side)
         frames = home / f"uavid_{split}"
-        made.append(SplitStep(f"uavid/{split}", (frames,), partial(tiles, frames), how))
+        made.append(layout.SplitStep(f"uavid/{split}", (frames,), partial(tiles, frames), how))
     patches = {
         home / "train_val" / kind: tuple(home / split / kind for split in splits) for kind in ("images", "masks")
     }
     originals = {home / "uavid_train_val": tuple(home / f"uavid_{split}" for split in splits)}
-    return [*made, MergeStep("uavid/train_val", patches), MergeStep("uavid/uavid_train_val", originals)]
+    return [*made, layout.MergeStep("uavid/train_val", patches), layout.MergeStep("uavid/uavid_train_val", originals)]
 
 
-def _folders(home: Path) -> list[ImageFolder]:
+def _folders(home: Path) -> list[layout.ImageFolder]:
     made = []
     for split in ("train", "val", "train_val"):
         family = None if split == "train_val" else "patches"
-        made.append(ImageFolder(split, home / split / "images", (MaskFolder(home / split / "masks"),), family))
+        made.append(
+            layout.ImageFolder(split, home / split / "images", (layout.MaskFolder(home / split / "masks"),), family)
+        )
     for split in ("uavid_train", "uavid_val", "uavid_test"):
         for sequence in sorted((home / split).glob("*")):
-            masks = MaskFolder(sequence / "Labels", coloured=True, optional=split == "uavid_test")
-            made.append(ImageFolder(split, sequence / "Images", (masks,), "originals"))
+            masks = layout.MaskFolder(sequence / "Labels", coloured=True, optional=split == "uavid_test")
+            made.append(layout.ImageFolder(split, sequence / "Images", (masks,), "originals"))
     return made
 
 
 _SPLITS = Splits(SPEC, "uavid", _pairs, AUGMENTATION)
 train, val = _SPLITS.train, _SPLITS.val
-FACTS = DatasetFacts(
-    spec=SPEC,
-    val=val,
+FACTS = _SPLITS.facts(
     test=test,
     d4=Views(hflip=True, scales=(0.75, 1.0, 1.25, 1.5, 1.75)),
-    home="uavid",
     folders=_folders,
     downloads="uavid_v1.5_official_release_image.zip (folders uavid_train/seq1/Images)",
-    plan=plan_by_path(_target, ("Images", "Labels"), unlabelled="uavid_test"),
+    plan=layout.plan_by_path(_target, ("Images", "Labels"), unlabelled="uavid_test"),
     steps=_steps,
     server=Server(  # masks in colours, in the folders of their frames
         SPEC,

@@ -3,7 +3,8 @@
 import io
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from PIL import Image
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.sets import isprs
-from d2ls.data.sets.facts import DatasetFacts, Splits, Views
-from d2ls.data.sets.layout import ImageFolder, Plan, Step, Tiling
+from d2ls.data.sets.facts import Splits, Views
+from d2ls.data.sets.layout import Plan, Tiling
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
@@ -45,14 +46,6 @@ def tiling(*, training: bool, **options: Any) -> Tiling:
     return Tiling(spec=SPEC, oversample_class=SPEC.classes.index("Car") if training else None, **options)
 
 
-def _steps(home: Path) -> list[Step]:
-    return isprs.steps(home, tiling, lambda eroded: naming(eroded=eroded), overlap=True)
-
-
-def _folders(home: Path) -> list[ImageFolder]:
-    return isprs.folders(home, naming(eroded=False), naming(eroded=True))
-
-
 def _plan(paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], bytes]) -> Plan:
     """Images and masks have the same names, and are told apart by the pixels of one in each folder."""
     named = [(path, found) for path in paths if (found := _ORIGINAL.fullmatch(path.name))]
@@ -62,7 +55,7 @@ def _plan(paths: Sequence[PurePosixPath], read: Callable[[PurePosixPath], bytes]
     named.sort(key=lambda item: preferred not in item[0].parts)
     originals = ((path, name["tile"], "masks_eroded" if name["eroded"] else kinds[path.parent]) for path, name in named)
     splits = {"train": TRAIN_TILES, "test": TEST_TILES}
-    plan = isprs.plan(SPEC, _STEM, splits, (naming(eroded=False), naming(eroded=True)), originals)
+    plan = isprs.plan(SPEC, _STEM, splits, _NAMES, originals)
     plan.preferred = preferred
     return plan
 
@@ -78,17 +71,14 @@ def _is_colour_mask(data: bytes, path: PurePosixPath) -> bool:
     return {tuple(int(value) for value in colour) for colour in np.unique(rows, axis=0)} <= known
 
 
+_NAMES = naming(eroded=False), naming(eroded=True)
 _SPLITS = patches("vaihingen", SPEC, AUGMENTATION)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
-FACTS = DatasetFacts(
-    spec=SPEC,
-    val=val,
-    test=test,
+FACTS = _SPLITS.facts(
     d4=Views(hflip=True, vflip=True, rot90=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5)),
-    home="vaihingen",
-    folders=_folders,
+    folders=partial(isprs.folders, names=_NAMES),
     downloads="ISPRS_semantic_labeling_Vaihingen.zip and its _ground_truth_COMPLETE.zip and "
     "_ground_truth_eroded_COMPLETE.zip (files top_mosaic_09cm_areaN.tif)",
     plan=_plan,
-    steps=_steps,
+    steps=partial(isprs.steps, tiling=tiling, names=_NAMES, overlap=True),
 )

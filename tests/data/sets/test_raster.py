@@ -19,8 +19,7 @@ from d2ls.cli.train import main as train_main
 from d2ls.data.augment import Augmentation
 from d2ls.data.check import check_headers, count_labels
 from d2ls.data.dataset import SampleRequest
-from d2ls.data.raster import RasterDataset
-from d2ls.data.sets.raster import LabelledRasters
+from d2ls.data.sets.raster import LabelledRasters, RasterDataset
 from d2ls.data.statistics import band_statistics
 from d2ls.errors import D2LSError, DataError
 from tests.scenes import CLASSES, COLOURS, CRS, TABLE, TRANSFORM, Scene
