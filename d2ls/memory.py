@@ -1,7 +1,13 @@
-"""Memory that the allocator of glibc retains once it is freed."""
+"""Memory that the allocator of glibc retains once it is freed, and arrays that lie outside of its heap."""
 
 import ctypes
+import math
+import mmap
 import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -3, -4, -8  # parameters of glibc's mallopt
 _LARGEST_THRESHOLD = 32 << 20  # the most that every glibc takes
@@ -32,3 +38,13 @@ def keep_freed_memory(most: int | None = None) -> bool:
         settings = {_MMAP_MAX: _MAPS, _MMAP_THRESHOLD: min(most, _LARGEST_THRESHOLD), _TRIM_THRESHOLD: most}
         settings[_ARENA_MAX] = 1
     return all(mallopt(parameter, value) for parameter, value in settings.items())
+
+
+def mapped_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """An array of zeros in pages of its own, which are returned to the system with it.
+
+    For large arrays that outlive many calls of a network: among the blocks of the heap that come and go with each call
+    they leave holes, and how many depends on the moment of each allocation.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.ndarray(shape, dtype, mmap.mmap(-1, max(1, size)))

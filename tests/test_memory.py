@@ -4,8 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from d2ls.memory import mapped_array
 
 PROGRAM = """
 import resource, sys
@@ -45,3 +49,17 @@ def test_what_the_user_set_stays(name):
     kept, pages = run("keep", **{name: "2" if name.startswith("MALLOC") else "glibc.malloc.arena_max=2"})
     assert kept == "False"
     assert pages > run("keep")[1] * 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="not Linux: memory is not told")
+def test_a_mapped_array_goes_back_to_the_system_with_its_last_view():
+    array = mapped_array((3, 1 << 20), "uint16")
+    assert (array.shape, array.dtype, array.any()) == ((3, 1 << 20), np.uint16, False)
+    array[:] = 7
+    pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # noqa: E731
+    part, held = array[1, ::2], pages()
+    del array
+    assert part.sum() == 7 << 19
+    assert held - pages() < 100
+    del part
+    assert held - pages() > 1000  # of 1536

@@ -22,6 +22,7 @@ from d2ls.inference.predictor import classes_of
 from d2ls.inference.sliding_window import Axis, Blend, Windows, blended_axis
 from d2ls.inference.tta import Model
 from d2ls.inference.writer import Writer
+from d2ls.memory import mapped_array
 
 NODATA = 255
 """Value of pixels without a prediction, in every layer of a map."""
@@ -213,11 +214,17 @@ class _Assembly:
 
     def _empty(self, top: int, number: int) -> Rows:
         settings, shape = self._settings, (number, self._columns.ends[-1])
+
+        def layer(*shape: int) -> NDArray[np.uint8]:
+            values = mapped_array(shape, np.uint8)
+            values.fill(NODATA)
+            return values
+
         return Rows(
             top,
-            np.full(shape, NODATA, np.uint8),
-            np.full((settings.num_classes, *shape), NODATA, np.uint8) if settings.probabilities else None,
-            np.full(shape, NODATA, np.uint8) if settings.confidence else None,
+            layer(*shape),
+            layer(settings.num_classes, *shape) if settings.probabilities else None,
+            layer(*shape) if settings.confidence else None,
         )
 
     def _fill(self, rows: Rows, columns: slice, part: Tensor, valid: NDArray[np.bool_]) -> None:

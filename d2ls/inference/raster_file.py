@@ -25,6 +25,7 @@ from d2ls.data.decode import check_pages
 from d2ls.data.io import SUFFIXES
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
+from d2ls.memory import mapped_array
 
 RASTER_SUFFIXES = (*SUFFIXES, ".vrt")
 _DRIVERS = {".tif": "GTiff", ".tiff": "GTiff", ".vrt": "VRT"}
@@ -182,7 +183,8 @@ def _read(
     number = last - first
     window = Window(first, 0, number, dataset.height) if turned else Window(0, first, dataset.width, number)
     try:
-        pixels = dataset.read(bands, window=window)
+        out = mapped_array((len(bands), round(window.height), round(window.width)), dataset.dtypes[bands[0] - 1])
+        pixels = dataset.read(bands, window=window, out=out)
         valid = valid_pixels(dataset, window, bands)
     except rasterio.errors.RasterioError as problem:
         lines = "columns" if turned else "rows"
