@@ -51,6 +51,7 @@ class Job(NamedTuple):
         batch: images at once.
         workers: threads that read images.
         notes: lines about the network.
+        server: what the server of a submission expects; None without one.
     """
 
     dataset: SegmentationDataset
@@ -61,6 +62,7 @@ class Job(NamedTuple):
     batch: int
     workers: int
     notes: list[str]
+    server: Server | None
 
     def predict(self, **options: Any) -> Scores:
         """Segment and score the images; options as of `d2ls.inference.evaluate.predict`."""
@@ -82,7 +84,6 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     gpus = choose_gpus(options) if options.gpus else []
     job = _load(name, options, command)
     dataset, masks, record = job.dataset, job.masks, job.record
-    zip_path, server = _submission(name, options, dataset)
     for note in job.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     begin_run(options.output, record, resume=options.resume)
@@ -102,7 +103,7 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
         window = (record["windows"]["height"], record["windows"]["width"]) if record["windows"] else None
         path = page.write(dataset, masks, scores, job.network.net, record, image=options.report_image, window=window)
         console.print(f"report in {path}", highlight=False, soft_wrap=True)
-    return _submit(console, zip_path, server, options.output)
+    return _submit(console, options.submission, job.server, options.output)
 
 
 def _load(name: str, options: argparse.Namespace, command: list[str]) -> Job:
@@ -110,6 +111,7 @@ def _load(name: str, options: argparse.Namespace, command: list[str]) -> Job:
     sets.find(name)  # refuses an unknown name
     settings = _settings(options)
     dataset = _images(name, options, settings)
+    server = _server(name, options, dataset)
     precision = check_precision(options.precision or (settings.precision if settings else "32-true"))
     device = choose_device(options.device)
     if device.type == "cpu":
@@ -127,7 +129,7 @@ def _load(name: str, options: argparse.Namespace, command: list[str]) -> Job:
         masks=f"{options.legend} colours" if masks.coloured else "indices", precision=precision, device=str(device),
     )  # fmt: skip
     batch, workers = (1, 1) if name == "uavid" else (_batch(name, options, settings), options.workers)
-    return Job(dataset, network, segment, masks, record, batch, workers, trained.notes)
+    return Job(dataset, network, segment, masks, record, batch, workers, trained.notes, server)
 
 
 def _on_gpus(
@@ -243,13 +245,11 @@ def _segment(
     return segment, shape | {"windows": asdict(windows)}
 
 
-def _submission(
-    name: str, options: argparse.Namespace, dataset: SegmentationDataset
-) -> tuple[Path | None, Server | None]:
-    """The zip to write, and what its server expects; both None where none is wanted."""
+def _server(name: str, options: argparse.Namespace, dataset: SegmentationDataset) -> Server | None:
+    """What the server of the submission expects; None where none is wanted."""
     path: Path | None = options.submission
     if path is None:
-        return None, None
+        return None
     if not path.parent.is_dir():
         raise ConfigError(f"--submission {path}: no folder {path.parent}.")
     if getattr(options, "val", False):
@@ -260,7 +260,7 @@ def _submission(
         raise ConfigError(f"--submission: the server of {name} takes {form} and --legend.")
     if dataset.spec != server.spec:
         raise ConfigError(f"--submission: the server takes the classes of {name}, not those of {dataset.spec.name}.")
-    return path, server
+    return server
 
 
 def _report(console: Console, scores: Scores, number: int, folder: Path, record: dict[str, Any]) -> None:
