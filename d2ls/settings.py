@@ -46,7 +46,9 @@ SETTINGS: dict[str, Setting] = {
     "weights_name": Setting((str,), "d2ls", "name of the best checkpoint's file, without .ckpt"),
     "weights_path": Setting((str,), None, "folder of checkpoints", required=True),
     "test_weights_name": Setting((str,), "last", "checkpoint that the test scripts take, without .ckpt"),
-    "test_window": Setting((int, _NONE), None, "side in pixels of the windows of test images; None: whole images"),
+    "test_window": Setting(
+        (int, _NONE), None, "side in pixels of the windows of validation and test images; None: whole"
+    ),
     "test_overlap": Setting((float,), 0.25, "share of a test window that its neighbour covers too, 0 to 0.9"),
     "log_name": Setting((str,), None, "log folder below lightning_logs", required=True),
     "monitor": Setting((str,), "val_mIoU", f"score that decides which checkpoint is best: {', '.join(MONITORS)}"),

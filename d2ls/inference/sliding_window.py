@@ -172,11 +172,11 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
 
     Args:
         model: called on batches of windows, all of the full size.
-        frame: ImageNet-normalised, (3, H, W), of any size.
+        frame: normalised, (bands, H, W), of any size.
         windows: size and overlap.
         batch: windows for one call of the model.
-        padded: pad the frame with black pixels at the top and left where windows do not fit, as the reference does;
-            else windows lie closer together, and are as small as a smaller frame.
+        padded: pad the frame, RGB normalised as ImageNet's, with black pixels at the top and left where windows do not
+            fit, as the reference does; else windows lie closer together, and are as small as a smaller frame.
 
     Returns:
         (K, H, W), on the device of the model's logits.
@@ -184,8 +184,10 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
     height, width = frame.shape[-2:]
     place = axis if padded else blended_axis
     rows, columns = place(height, windows.height, windows.overlap), place(width, windows.width, windows.overlap)
-    canvas = _black(height + rows.padding, width + columns.padding, frame)
-    canvas[:, rows.padding :, columns.padding :] = frame
+    canvas = frame
+    if rows.padding or columns.padding:
+        canvas = _black(height + rows.padding, width + columns.padding, frame)
+        canvas[:, rows.padding :, columns.padding :] = frame
 
     blend, places = Blend(rows, columns), list(product(enumerate(rows.starts), enumerate(columns.starts)))
     whole: Tensor | None = None

@@ -19,6 +19,7 @@ from d2ls.config import Settings
 from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.distributed import average
 from d2ls.errors import ConfigError, D2LSError, DataError
+from d2ls.inference.sliding_window import Windows, segment_windows
 from d2ls.metrics import MEANS, Scores, SegmentationMetrics
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import resume_schedule
@@ -49,6 +50,7 @@ class SegmentationModule(pl.LightningModule):
         max_skipped_batches: batches of an epoch that may be left out for a loss that is not finite. Above 0, each step
             waits for the device.
         channels_last: keep images and maps in NHWC memory order.
+        windows: validation images are segmented in blended windows of this size; None: whole.
 
     Raises:
         ConfigError: neither `spec` nor both of `classes` and `ignore_index` are given.
@@ -69,6 +71,7 @@ class SegmentationModule(pl.LightningModule):
         seed: int | None = None,
         max_skipped_batches: int = 0,
         channels_last: bool = False,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__()
         if spec is not None:
@@ -79,7 +82,7 @@ class SegmentationModule(pl.LightningModule):
         self.net: nn.Module = net.to(memory_format=self.memory_format)
         self.loss = loss
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.interval, self.monitor, self.seed = lr_scheduler_interval, monitor, seed
+        self.interval, self.monitor, self.seed, self.windows = lr_scheduler_interval, monitor, seed, windows
         self.spec, self.classes, self.ignore_index = spec, tuple(classes), ignore_index
         self.metrics = SegmentationMetrics(len(classes), ignore_index, None if spec is None else spec.scored)
         # Not torchmetrics' MeanMetric: where it lets NaN pass, it leaves out the weights.
@@ -122,12 +125,13 @@ class SegmentationModule(pl.LightningModule):
             net.set_memory_efficient(settings.memory_efficient)
         if settings.compile:
             net.compile()
+        side = settings.test_window
         return cls(
             net, settings.loss, settings.optimizer, settings.lr_scheduler,
             spec=getattr(settings.val_dataset, "spec", None), classes=settings.classes,
             ignore_index=settings.ignore_index, lr_scheduler_interval=settings.lr_scheduler_interval,
             monitor=settings.monitor, seed=settings.seed, max_skipped_batches=settings.max_skipped_batches,
-            channels_last=settings.channels_last,
+            channels_last=settings.channels_last, windows=side and Windows(side, side, settings.test_overlap),
         )  # fmt: skip
 
     def forward(self, image: Tensor) -> Any:
@@ -221,7 +225,7 @@ class SegmentationModule(pl.LightningModule):
         mask, images = batch["mask"], len(batch["image"])
         if getattr(getattr(self.trainer.val_dataloaders, "sampler", None), "is_padding", False):
             mask, images = torch.full_like(mask, self.ignore_index), 0
-        logits = _call("net", self, batch["image"])
+        logits = _call("net", self._segment, batch["image"])
         if not isinstance(logits, Tensor) or logits.shape[:2] != (len(mask), len(self.classes)):
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ConfigError(
@@ -286,6 +290,12 @@ class SegmentationModule(pl.LightningModule):
         self.check_last_loss()
         own = {"skipped": [self.skipped.in_epoch, self.skipped.in_run]}
         checkpoint[KEY] = checkpoint.get(KEY, {}) | describe(self.net, self.spec, self.train_size) | own
+
+    def _segment(self, images: Tensor) -> Any:
+        """Logits of validation images (B, bands, H, W), as the test scripts make them."""
+        if self.windows is None:
+            return self(images)
+        return torch.stack([segment_windows(self, x, self.windows, len(images), padded=False) for x in images])
 
     def _named(self, value: Any) -> dict[str, Tensor]:
         """The loss's scalars by name."""

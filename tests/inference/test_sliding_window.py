@@ -79,6 +79,12 @@ def test_without_padding_windows_are_parts_of_the_frame(height: int, width: int,
     assert all((cuts == window).flatten(1).all(dim=1).any() for window in seen)
 
 
+def test_without_padding_frames_may_have_any_bands() -> None:
+    image = torch.randn(5, 40, 50)
+    found = segment_windows(lambda images: images, image, Windows(32, 32, 0.25), padded=False)
+    torch.testing.assert_close(found, image)
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
 @pytest.mark.parametrize("size", [(20, 30), (32, 48), (100, 130), (1, 1)])
 def test_constant_logits_have_no_seams(overlap: float, size: tuple[int, int]) -> None:

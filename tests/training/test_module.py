@@ -1,5 +1,6 @@
 """SegmentationModule with plain objects in a plain Trainer, foreign losses and schedules, no waiting for the device."""
 
+import json
 import math
 import os
 import subprocess
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+import test_vaihingen
 from d2ls import SegmentationModule
 from d2ls.checkpoint import read_checkpoint
+from d2ls.cli.common import run_main
 from d2ls.config import load_config
 from d2ls.data.augment import normalise_batch
 from d2ls.data.sets import vaihingen
@@ -23,7 +26,7 @@ from d2ls.errors import ConfigError, DataError
 from d2ls.losses import D2LSLoss
 from d2ls.training.trainer import train
 from tests.tiny import write_config
-from tests.training.test_trainer import log, run, saved
+from tests.training.test_trainer import column, log, run, saved
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("a", "b", "c")
@@ -253,6 +256,19 @@ def test_learning_rates_are_logged_by_group() -> None:
     rows = [row for row in log() if row["lr/decoder"]]
     assert (float(rows[0]["lr/decoder"]), float(rows[0]["lr/backbone"])) == (1e-3, 1e-4)
     assert float(rows[-1]["lr/decoder"]) < 1e-3
+
+
+def test_validation_sees_the_windows_that_a_test_sees(tmp_path: Path) -> None:
+    run(max_epoch=1, test_window=16)
+    scores = []
+    for setting in ("test_window=16", "test_window=None"):
+        words = ["-c", "tiny.py", "--val", "-o", str(tmp_path / setting), setting]
+        assert run_main(test_vaihingen.main, words) == 0
+        scores.append(json.loads((tmp_path / setting / "metrics.json").read_text())["mIoU"])
+    windows, whole = scores
+    (found,) = column("val_mIoU")
+    assert found == pytest.approx(windows, rel=1e-5)
+    assert found != pytest.approx(whole, rel=1e-5)
 
 
 # Logs for people
