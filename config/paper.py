@@ -34,10 +34,8 @@ net = DynamicDictionaryLearning(
     backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary, head=head
 )
 
-use_aux_loss, contrastive_weight, extra_losses = True, 1.0, {}
-loss = D2LSLoss(
-    ignore_index, auxiliary_weight=0.4 * use_aux_loss, contrastive_weight=contrastive_weight, extra_losses=extra_losses
-)
+use_aux_loss, auxiliary_weight, contrastive_weight, extra_losses = True, 0.4, 1.0, {}
+loss = D2LSLoss(ignore_index, auxiliary_weight * use_aux_loss, contrastive_weight, extra_losses=extra_losses)
 
 train_dataset, val_dataset, test_dataset = data.train(protocol), data.val(protocol), data.test()
 train_loader = training_loader(train_dataset, train_batch_size, seed=seed, num_workers=num_workers)

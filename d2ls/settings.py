@@ -76,6 +76,7 @@ SETTINGS: dict[str, Setting] = {
     "class_weights": Setting((str, tuple, list, _NONE), None, "weights of the loss; balanced: by the classes' pixels"),
     "sampler": Setting((str, _NONE), None, "rare_classes: images with much of a class of few pixels come more often"),
     "extra_losses": _for_config((dict,), {}, 'factors of further loss terms, {"focal": 1.0, "lovasz": 0.5}'),
+    "auxiliary_weight": _for_config((float,), 0.4, "factor of the loss of the static dictionary's logits"),
     "use_aux_loss": _for_config((bool,), True, "train on the static dictionary's logits too"),
     "backbone": _for_config((str,), None, "timm model name"),
     "pretrained": _for_config((bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file"),

@@ -123,6 +123,12 @@ def test_dictionaries_can_be_changed_from_outside(dictionary: str) -> None:
     assert (settings.loss.auxiliary_weight, settings.loss.contrastive_weight) == (0.0, 0.0)
 
 
+def test_the_auxiliary_weight_can_be_changed_from_outside() -> None:
+    assert load("vaihingen/d2ls.py", **LIGHT).loss.auxiliary_weight == 0.4
+    assert load("vaihingen/d2ls.py", **LIGHT, auxiliary_weight=1.0).loss.auxiliary_weight == 1.0
+    assert load("vaihingen/d2ls.py", **LIGHT, auxiliary_weight=1.0, use_aux_loss=False).loss.auxiliary_weight == 0.0
+
+
 def test_dubai_s_three_configs_share_everything_but_the_network() -> None:
     ours, static, unet = (load(f"dubai/{name}.py") for name in ("d2ls", "static", "unet"))
     for name in ("max_epoch", "train_batch_size", "lr", "weight_decay", "seed", "backbone", "pretrained", "crop"):
