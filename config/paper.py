@@ -29,10 +29,12 @@ check_val_every_n_epoch = 1
 
 backbone, pretrained, stages = "convnext_base", "torchvision", 3
 dictionary = "dynamic"  # or an ablation: "static", "ones", "zeros"
+num_entries = None  # of the dictionary; None: one for each class
 head = "dictionary"  # or "conv": no dictionary at all
 net = DynamicDictionaryLearning(
-    backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary, head=head
-)
+    backbone, num_classes, stages=stages, pretrained=pretrained, dictionary=dictionary, num_entries=num_entries,
+    head=head,
+)  # fmt: skip
 
 use_aux_loss, auxiliary_weight, contrastive_weight, extra_losses = True, 0.4, 1.0, {}
 loss = D2LSLoss(ignore_index, auxiliary_weight * use_aux_loss, contrastive_weight, extra_losses=extra_losses)

@@ -14,5 +14,6 @@ channels_last = True
 backbone, pretrained = "tf_efficientnet_lite0", efficientnet_lite0_weights()
 width = 128
 net = DynamicDictionaryLearning(
-    backbone, num_classes, stages=stages, width=width, pretrained=pretrained, dictionary=dictionary, head=head
-)
+    backbone, num_classes, stages=stages, width=width, pretrained=pretrained, dictionary=dictionary,
+    num_entries=num_entries, head=head,
+)  # fmt: skip

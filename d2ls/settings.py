@@ -81,6 +81,7 @@ SETTINGS: dict[str, Setting] = {
     "backbone": _for_config((str,), None, "timm model name"),
     "pretrained": _for_config((bool, str), False, "False, True (timm's), torchvision (the paper's) or a weight file"),
     "dictionary": _for_config((str,), "dynamic", "dynamic, or an ablation: static, ones, zeros"),
+    "num_entries": _for_config((int, _NONE), None, "entries of the dictionary; None: one for each class"),
     "stages": _for_config((int,), 3, "interaction stages"),
     "protocol": _for_config((str,), "strict", "strict (never select on test or training data) or published"),
     "num_workers": _for_config((int, str), 2, "processes that read samples, for each device; auto: by the CPU cores"),

@@ -123,6 +123,11 @@ def test_dictionaries_can_be_changed_from_outside(dictionary: str) -> None:
     assert (settings.loss.auxiliary_weight, settings.loss.contrastive_weight) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("config", ["vaihingen/d2ls.py", "dubai/static.py"])
+def test_the_number_of_entries_can_be_changed_from_outside(config: str) -> None:
+    assert load(config, **LIGHT, num_entries=9).net.arguments["num_entries"] == 9
+
+
 def test_the_auxiliary_weight_can_be_changed_from_outside() -> None:
     assert load("vaihingen/d2ls.py", **LIGHT).loss.auxiliary_weight == 0.4
     assert load("vaihingen/d2ls.py", **LIGHT, auxiliary_weight=1.0).loss.auxiliary_weight == 1.0

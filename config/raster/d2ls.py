@@ -34,7 +34,7 @@ log_name = f"{rasters.spec.name}/{weights_name}"
 in_channels = len(rasters.spec.bands)
 net = DynamicDictionaryLearning(
     backbone, num_classes, in_channels=in_channels, stages=stages, width=width, pretrained=pretrained,
-    dictionary=dictionary, head=head,
+    dictionary=dictionary, num_entries=num_entries, head=head,
 )  # fmt: skip
 
 crop, scales = 256, (0.75, 1.0, 1.25)
