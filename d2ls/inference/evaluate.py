@@ -4,11 +4,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from d2ls.data.dataset import SegmentationDataset
 from d2ls.errors import D2LSError
@@ -18,21 +16,6 @@ from d2ls.inference.scores import Scores, Tally
 from d2ls.inference.writer import Writer
 
 Sample = dict[str, Any]
-
-
-class Segmented(NamedTuple):
-    """An image's result on its way to the disk."""
-
-    name: str
-    path: str
-    classes: Classes
-    truth: NDArray[np.uint8] | None
-
-    @classmethod
-    def of(cls, sample: Sample, classes: Classes) -> "Segmented":
-        """The result of a sample."""
-        truth = sample["mask"].to(torch.uint8).numpy() if "mask" in sample else None
-        return cls(sample["name"], sample["path"], classes, truth)
 
 
 def predict(
@@ -49,25 +32,12 @@ def predict(
 ) -> Scores:
     """Segment every image of a data set, write its mask, and score it where it has labels.
 
-    Masks of the same names are removed first, unless the run resumes: an interrupted run leaves none but its own.
-    Memory does not grow with the number of images: a few are read ahead, a few wait to be written.
+    Masks of the same names are removed first, unless the run resumes, which scores them as they are. Up to `batch`
+    images of one size, following each other, are segmented at once. Memory does not grow with their number: some are
+    read ahead by `workers` threads, a few wait to be written. `progress` is told how many have been finished since.
 
-    Args:
-        dataset: read for evaluation.
-        segment: class indices of images.
-        masks: where they are written.
-        batch: images of one size, following each other, that are segmented at once.
-        workers: threads that read images.
-        resume: masks that are there already stay, and are scored as they are.
-        progress: told the number of images that have been finished since it was last told.
-        share: which share, from 0, of how many: the images are dealt in batches as one process would make them.
-        tally: of all images, which other shares are counted in, too; None: a new one.
-
-    Returns:
-        Pixel counts of every image with labels that the tally has by then.
-
-    Raises:
-        D2LSError: an image or mask cannot be used, or a mask cannot be written.
+    `share` is which share, from 0, of how many: the images are dealt in batches as one process would make them. The
+    `tally` is that of all shares. Returned are its scores: of every image with labels that was counted by then.
     """
     number, shares = share
     pairs = {index: pair for index, pair in enumerate(dataset.pairs) if index // batch % shares == number}
@@ -76,12 +46,13 @@ def predict(
     remove(masks, (pairs[index].name for index in wanted))
     tally = tally or Tally(dataset.spec, [pair.name for pair in dataset.pairs])
 
-    def finish(result: Segmented) -> None:
-        with _named(result.path):
-            mask = result.classes.get().numpy()
-        masks.write(result.name, mask)
-        if result.truth is not None:
-            tally.add(result.name, mask, result.truth)
+    def finish(result: tuple[Sample, Classes]) -> None:
+        sample, classes = result
+        with _named(sample["path"]):
+            mask = classes.get().numpy()
+        masks.write(sample["name"], mask)
+        if "mask" in sample:
+            tally.add(sample["name"], mask, sample["mask"])
 
     for pair in map(pairs.__getitem__, there):
         if (truth := dataset.read_mask(pair)) is not None:
@@ -90,9 +61,11 @@ def predict(
     with closing(_read(dataset, wanted, workers, ahead=batch + workers - 1)) as samples, Writer(finish) as writer:
         for group in _batches(samples, batch):
             with _named(group[0]["path"]):
-                found = segment(torch.stack([sample["image"] for sample in group]))
+                found = segment(torch.stack([sample.pop("image") for sample in group]))
             for sample, classes in zip(group, found, strict=True):
-                writer.put(Segmented.of(sample, classes))
+                if "mask" in sample:
+                    sample["mask"] = sample["mask"].to(torch.uint8).numpy()
+                writer.put((sample, classes))
             progress(len(group))
     return tally.scores()
 

@@ -7,7 +7,6 @@ be resumed; nothing in it is ever taken for a result.
 import json
 import os
 import shutil
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 import rasterio.shutil
+from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from d2ls.data.io import write_bytes
@@ -42,12 +42,12 @@ class OutputError(DataError):
 
 
 class MapFiles:
-    """The files of one map, from its first row to the finished map.
+    """The files of one map, from its first row to the finished map; what cannot be written raises an OutputError.
 
     Args:
         folder: folder of the map, made by `begin`.
         stem: name of the map without its ending.
-        raster: the input.
+        raster: the input, which the map must not replace.
         spec: the classes and their colours.
         run: plain values that decide the content of the map.
         layers: those to collect beside "classes": "probabilities", "confidence".
@@ -55,20 +55,12 @@ class MapFiles:
     Attributes:
         path: the map, a GeoTIFF or (without georeference) a PNG.
         finished: rows that are written; columns, of a raster that is read by columns.
-
-    Raises:
-        DataError: the map would replace its input.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        stem: str,
-        raster: RasterFile,
-        spec: DatasetSpec,
-        run: Mapping[str, Any],
+        self, folder: Path, stem: str, raster: RasterFile, spec: DatasetSpec, run: Mapping[str, Any],
         layers: tuple[str, ...] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._folder, self._stem, self._raster, self._spec = folder, stem, raster, spec
         self._run = json.loads(json.dumps({**run, "rows": raster.height, "columns": raster.width}))
         self._bands = {"classes": 1} | {name: spec.num_classes if name == "probabilities" else 1 for name in layers}
@@ -93,7 +85,7 @@ class MapFiles:
         """Make the folder of the run, or continue that of an interrupted run with the same record.
 
         Raises:
-            DataError: the disk has too little space, or cannot be written.
+            DataError: the disk has too little space.
         """
         found = _read_json(self._part / _RECORD) if resume else {}
         if found.get("run") != self._run or found.get("levels") != len(self._shapes):
@@ -121,11 +113,7 @@ class MapFiles:
         self._note()
 
     def write(self, rows: Rows) -> None:
-        """Write finished rows (columns, of a raster that is read by columns), and note them once they are on the disk.
-
-        Raises:
-            DataError: they cannot be written.
-        """
+        """Write finished rows (columns, of a raster that is read by columns), and note them once they are on the disk."""
         with self._writing():
             for name in self._bands:
                 with (self._part / _raw(name)).open("r+b") as file:
@@ -169,11 +157,7 @@ class MapFiles:
         return np.sum(counted, axis=0)
 
     def build(self, results: tuple[str, ...]) -> None:
-        """Write the map, its style and the other layers that are results to `ready`.
-
-        Raises:
-            DataError: they cannot be written.
-        """
+        """Write the map, its style and the other layers that are results to `ready`."""
         shutil.rmtree(self.ready, ignore_errors=True)
         with self._writing():
             self.ready.mkdir()
@@ -181,25 +165,16 @@ class MapFiles:
                 suffix = self.path.suffix if name == "classes" else f".{name}.tif"
                 method = "MODE" if name == "classes" else "AVERAGE"
                 options = {"driver": "PNG"} if suffix == ".png" else _COG | {"overview_resampling": method}
-                source = self._part / f"{name}.vrt"
-                source.write_bytes(self._describe(name))
-                for level in range(1, len(self._shapes) if name == "classes" else 1):
-                    (self._part / f"{name}.{level}.vrt").write_bytes(self._describe(name, level))
-                rasterio.shutil.copy(source, self.ready / f"{self._stem}{suffix}", **options)
-            (self.ready / f"{self._stem}.qml").write_bytes(self._style())
+                for level in range(len(self._shapes) if name == "classes" else 1):
+                    self._describe(name, level)
+                rasterio.shutil.copy(self._part / f"{name}.0.vrt", self.ready / f"{self._stem}{suffix}", **options)
+            (self.ready / f"{self._stem}.qml").write_bytes(_render("style.qml", legend=self._spec))
 
     def add_polygons(self, min_area: float = 0, simplify: float = 0) -> int:
-        """Write the regions of the map as a GeoPackage to `ready`.
+        """Write the regions of the map as a GeoPackage to `ready`; gives their number.
 
-        Args:
-            min_area: smaller ones are left out; in square metres, in pixels where the coordinates are no lengths.
-            simplify: tolerance of the outlines, see `d2ls.inference.polygons.write_polygons`.
-
-        Returns:
-            The number of polygons.
-
-        Raises:
-            DataError: they cannot be written.
+        Smaller ones than `min_area`, in square metres, are left out; in pixels, where the coordinates are no lengths.
+        `simplify` is the tolerance of the outlines, see `d2ls.inference.polygons.write_polygons`.
         """
         raster = self._raster
         pixels = min_area / (raster.square_metres or 1)
@@ -213,11 +188,7 @@ class MapFiles:
     def publish(self, summary: Mapping[str, Any]) -> None:
         """Move everything in `ready` to the folder, the map last, and remove the folder of the run.
 
-        Args:
-            summary: plain values for `<name>.json`, beside the record of the run.
-
-        Raises:
-            DataError: the folder cannot be written.
+        The summary holds plain values for `<name>.json`, beside the record of the run.
         """
         text = json.dumps({"run": self._run, **summary}, indent=1) + "\n"
         with self._writing():
@@ -253,67 +224,28 @@ class MapFiles:
                 "continue with --resume."
             ) from problem
 
-    def _describe(self, name: str, level: int = 0) -> bytes:
-        """A VRT of a raw layer, with everything that the map says of itself, or of one of its overviews."""
-        height, width = self._shapes[level]
-        root = ET.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-        if self._raster.crs is not None:
-            _add(root, "SRS", self._raster.crs.to_wkt())
-        if not self._raster.transform.is_identity:
-            _add(root, "GeoTransform", ", ".join(map(repr, self._raster.transform.to_gdal())))
-        for band in range(self._bands[name]):
-            node = ET.SubElement(
-                root, "VRTRasterBand", dataType="Byte", band=str(band + 1), subClass="VRTRawRasterBand"
-            )
-            title = self._spec.classes[band] if name == "probabilities" else name
-            for tag, text in (("Description", title), ("NoDataValue", NODATA)):
-                _add(node, tag, text)
-            if name == "classes":
-                self._add_classes(node)
-            else:
-                _add(node, "Scale", 1 / LEVELS)
-            _add(node, "SourceFilename", _raw(name, level)).set("relativeToVRT", "1")
-            for tag, number in (("ImageOffset", band * height * width), ("PixelOffset", 1), ("LineOffset", width)):
-                _add(node, tag, number)
-            for above in range(1, len(self._shapes) if name == "classes" and not level else 1):
-                overview = ET.SubElement(node, "Overview")
-                _add(overview, "SourceFilename", f"{name}.{above}.vrt").set("relativeToVRT", "1")
-                _add(overview, "SourceBand", 1)
-        return ET.tostring(root, "utf-8")
+    def _describe(self, name: str, level: int = 0) -> None:
+        """Write a VRT of a raw layer, with everything that the map says of itself, or of one of its overviews."""
+        raster, spec, classes = self._raster, self._spec, name == "classes"
+        above = range(1, len(self._shapes)) if classes and not level else ()
+        text = _render(
+            "layer.vrt", height=self._shapes[level][0], width=self._shapes[level][1], file=_raw(name, level),
+            titles=spec.classes if name == "probabilities" else [name], legend=spec if classes else None,
+            crs=raster.crs, transform=raster.transform, nodata=NODATA, scale=1 / LEVELS,
+            overviews=[f"{name}.{number}.vrt" for number in above],
+        )  # fmt: skip
+        (self._part / f"{name}.{level}.vrt").write_bytes(text)
 
-    def _add_classes(self, node: ET.Element) -> None:
-        """Colours and names of the classes."""
-        _add(node, "ColorInterp", "Palette")
-        colours = [(*colour, 255) for colour in self._spec.colours]
-        colours += [(0, 0, 0, 0)] * (256 - len(colours))
-        table, names = ET.SubElement(node, "ColorTable"), ET.SubElement(node, "CategoryNames")
-        for colour in colours:
-            ET.SubElement(table, "Entry", {f"c{i}": str(value) for i, value in enumerate(colour, 1)})
-        for name in self._spec.classes:
-            _add(names, "Category", name)
 
-    def _style(self) -> bytes:
-        """A style for QGIS: colour and name of each class."""
-        root = ET.Element("qgis", styleCategories="Symbology")
-        renderer = ET.SubElement(
-            ET.SubElement(root, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1", alphaBand="-1"
-        )
-        palette = ET.SubElement(renderer, "colorPalette")
-        for value, (name, colour) in enumerate(zip(self._spec.classes, self._spec.colours, strict=True)):
-            text = "#{:02x}{:02x}{:02x}".format(*colour)
-            ET.SubElement(palette, "paletteEntry", value=str(value), color=text, alpha="255", label=name)
-        return b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, "utf-8")
+def _render(template: str, **values: Any) -> bytes:
+    """An XML file from its template."""
+    environment = Environment(loader=PackageLoader("d2ls.inference"), autoescape=True, trim_blocks=True)
+    return environment.get_template(template).render(values).encode()
 
 
 def _raw(name: str, level: int = 0) -> str:
     """File name of a layer, or of one of its overviews."""
     return f"{name}.{level}.raw" if level else f"{name}.raw"
-
-
-def _add(parent: ET.Element, tag: str, text: object) -> ET.Element:
-    node = ET.SubElement(parent, tag)
-    node.text = str(text)
-    return node
 
 
 def _read_json(path: Path) -> dict[str, Any]:
