@@ -113,7 +113,7 @@ class MapFiles:
         self._note()
 
     def write(self, rows: Rows) -> None:
-        """Write finished rows (columns, of a raster that is read by columns), and note them once they are on the disk."""
+        """Write finished rows (columns, of a raster that is read by columns); note them once they are on the disk."""
         with self._writing():
             for name in self._bands:
                 with (self._part / _raw(name)).open("r+b") as file:

@@ -25,22 +25,10 @@ def onnx_file(path: Path) -> Path | None:
 class OnnxNetwork:
     """A file of `tools/export_model.py --onnx` as a function of images.
 
-    Args:
-        path: the file.
-        device: "auto" (CUDA where this onnxruntime has it, else the CPU), "cpu", "cuda" or "cuda:1".
-
-    Attributes:
-        spec: classes, bands and type of the images.
-        train_size: largest side of the training samples, in pixels; None if unknown.
-        device: of the images and logits, always the CPU.
-        provider: onnxruntime's execution provider.
-
-    Raises:
-        ConfigError: no onnxruntime, or one without the device.
-        CheckpointError: not a file of ours, or one that takes a fixed tile.
+    It runs on the `device` "auto" (CUDA where this onnxruntime has it, else the CPU), "cpu", "cuda" or "cuda:1".
     """
 
-    device = torch.device("cpu")
+    device = torch.device("cpu")  # of the images and logits
 
     def __init__(self, path: Path, device: str = "auto") -> None:
         self._model = OnnxModel(path, providers=_providers(device), threads=torch.get_num_threads())
@@ -64,8 +52,7 @@ class OnnxNetwork:
     def __call__(self, images: Tensor) -> Tensor:
         """Logarithms of the probabilities, (B, K, H, W): logits but for a summand at each pixel.
 
-        Args:
-            images: float32 (B, C, H, W) from `prepare`; whole numbers again where a view has resized them.
+        Of images from `prepare`, float32 (B, C, H, W), in whole numbers again where a view has resized them.
         """
         if self._range:
             images = images.round().clamp(self._range.min, self._range.max)

@@ -18,16 +18,10 @@ def shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def halve(pixels: Pixels, nodata: int) -> Pixels:
-    """The mode of each square of four pixels; of several, the one that reaches its number first, row by row.
+    """The mode of each square of four pixels (H, W); of several, the one that reaches its number first, row by row.
 
-    It takes a twentieth of the time that GDAL needs.
-
-    Args:
-        pixels: (H, W), at least one pixel.
-        nodata: a value that counts only where all four pixels have it.
-
-    Returns:
-        (ceil(H / 2), ceil(W / 2)); where a side is odd, its last pixels count twice.
+    `nodata` counts only where all four pixels have it; where a side is odd, its last pixels count twice. It takes a
+    twentieth of the time that GDAL needs.
     """
     return np.concatenate([_halve(pixels[top : top + _STRIP], nodata) for top in range(0, len(pixels), _STRIP)])
 

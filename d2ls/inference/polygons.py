@@ -26,19 +26,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Polygon:
-    """A connected region of one class (pixels that touch by a side).
+    """A connected region of one class (pixels that touch by a side)."""
 
-    Attributes:
-        geometry: in pixels: columns from the left, rows from the top.
-        value: class index.
-        pixels: number of pixels.
-        confidence: mean probability of the class, 0..1.
-    """
-
-    geometry: BaseGeometry
-    value: int
-    pixels: int
-    confidence: float
+    geometry: BaseGeometry  # in pixels: columns from the left, rows from the top
+    value: int  # class index
+    pixels: int  # their number
+    confidence: float  # mean probability of the class, 0..1
 
 
 class _Region:
@@ -72,13 +65,10 @@ class _Region:
 
 
 def trace(classes: Pixels, confidence: Pixels, *, min_pixels: float = 1, block: int | None = None) -> Iterator[Polygon]:
-    """The regions of a map; memory holds a block of rows and the regions that reach its lower edge.
+    """The regions of a map, but for smaller ones than `min_pixels`.
 
-    Args:
-        classes: class indices and NODATA, (H, W), such as a file that is mapped into memory.
-        confidence: of each pixel, 0 to LEVELS, (H, W).
-        min_pixels: smaller regions are left out.
-        block: rows that are traced at once; None chooses.
+    Of class indices and NODATA, (H, W), such as a file that is mapped into memory, and the confidence of each pixel, 0
+    to LEVELS. Memory holds a `block` of rows and the regions that reach its lower edge.
     """
     height, width = classes.shape
     step = block or max(1, _BLOCK // width)
@@ -126,29 +116,14 @@ def _trace_block(values: Pixels, confidence: Pixels, top: int) -> tuple[list[_Re
 
 
 def write_polygons(
-    path: Path,
-    polygons: Iterable[Polygon],
-    names: Sequence[str],
-    transform: Affine,
-    crs: CRS | None,
-    *,
-    square_metres: float | None = None,
-    simplify: float = 0,
-) -> int:
-    """Write polygons as a GeoPackage with the fields class, value, pixels, area_m2 (if known) and confidence.
+    path: Path, polygons: Iterable[Polygon], names: Sequence[str], transform: Affine, crs: CRS | None,
+    *, square_metres: float | None = None, simplify: float = 0,
+) -> int:  # fmt: skip
+    """Write polygons as a GeoPackage with the fields class, value, pixels, area_m2 and confidence; gives their number.
 
-    Args:
-        path: a new file.
-        polygons: see `trace`.
-        names: of the classes.
-        transform: from pixels to coordinates.
-        crs: of the coordinates.
-        square_metres: area of a pixel; None where it is not known.
-        simplify: tolerance of Douglas and Peucker, in the unit of the coordinates; shapes stay valid, but neighbours
-            may overlap or leave gaps by as much.
-
-    Returns:
-        The number of polygons.
+    The transform leads from pixels to coordinates; `square_metres` is the area of a pixel, None where it is not known.
+    `simplify` is the tolerance of Douglas and Peucker, in the unit of the coordinates; shapes stay valid, but
+    neighbours may overlap or leave gaps by as much.
     """
     import pyogrio.raw  # noqa: PLC0415  (a hundred megabytes where pandas is installed)
 

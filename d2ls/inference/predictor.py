@@ -18,12 +18,7 @@ _MOST_VIEWS = {"cpu": 1}  # of one size at once, by device; elsewhere the eight 
 
 
 class Classes:
-    """The class of each pixel of an image, on its way from the device.
-
-    Args:
-        indices: uint8, (H, W).
-        finite: whether the logits were numbers, a tensor of one value.
-    """
+    """The class of each pixel of an image, (H, W), on its way from the device, and whether all logits were finite."""
 
     def __init__(self, indices: Tensor, finite: Tensor) -> None:
         # From a GPU into pinned memory, while the host goes on; the event tells when they are there.
@@ -33,11 +28,7 @@ class Classes:
             self._copied.record(torch.cuda.current_stream(indices.device))
 
     def get(self) -> Tensor:
-        """Class indices, uint8 (H, W) on the CPU; waits until they are there.
-
-        Raises:
-            DataError: they come from logits that are no numbers.
-        """
+        """Class indices, uint8 (H, W) on the CPU; waits until they are there."""
         if self._copied is not None:
             self._copied.synchronize()
         if not self._finite:
@@ -53,11 +44,7 @@ Segment = Callable[[Tensor], list[Classes]]
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name; "auto" is the accelerator where there is one, else the CPU.
-
-    Raises:
-        ConfigError: no device's name, or one that this machine does not have.
-    """
+    """The device of a name; "auto" is the accelerator where there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")
@@ -72,11 +59,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def check_precision(name: str | int) -> str:
-    """One of PRECISIONS; 32 means 32-true.
-
-    Raises:
-        ConfigError: none of them.
-    """
+    """One of PRECISIONS; 32 means 32-true."""
     name = "32-true" if str(name) == "32" else str(name)
     if name not in PRECISIONS:
         raise ConfigError(f"precision {name}: testing knows {', '.join(PRECISIONS)}. Choose one with --precision.")
@@ -84,25 +67,16 @@ def check_precision(name: str | int) -> str:
 
 
 class Network:
-    """A network in evaluation: float32 logits of images from the CPU.
+    """A network in evaluation, in one of PRECISIONS: float32 logits of images from the CPU.
 
-    Args:
-        net: its logits are (B, K, H, W).
-        device: where it runs.
-        precision: one of PRECISIONS.
-        channels_last: keep images and maps in NHWC memory order.
-        compiled: compile it with torch.compile when it is first called, again for further sizes.
+    `channels_last` keeps images and maps in NHWC memory order; `compiled` compiles the network with torch.compile when
+    it is first called, again for further sizes.
     """
 
     def __init__(
-        self,
-        net: nn.Module,
-        device: torch.device,
-        precision: str,
-        *,
-        channels_last: bool = False,
+        self, net: nn.Module, device: torch.device, precision: str, *, channels_last: bool = False,
         compiled: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.eval().to(device).to(memory_format=self.memory_format)
         if compiled:
@@ -134,13 +108,10 @@ class OnDevice(Protocol):
 
 
 def views_at_once(network: OnDevice, views: Views, tta_batch: int | None) -> Model:
-    """The mean of the logits over all views of images, several views of one size as one batch.
+    """The mean of the logits over all views of images, `tta_batch` views of one size as one batch.
 
-    Args:
-        network: gives the logits; images are brought to its `device`.
-        views: of test-time augmentation.
-        tta_batch: views that the network gets at once; None ("auto") takes one on a CPU, which gains nothing from more,
-            and elsewhere all of one size, half as many whenever they do not fit into the memory.
+    None ("auto") takes one at a time on a CPU, which gains nothing from more, and elsewhere all of one size, half as
+    many whenever they do not fit into the memory.
     """
     fitting: dict[torch.Size, int] = {}
 
@@ -178,14 +149,7 @@ def views_by_windows(network: Network, views: Views, num_classes: int, windows: 
     """Segments images by the mean of their views, each of which is cut into windows after it was resized.
 
     So the network sees windows of one size at every scale, as it saw crops of one size in training. Images are not
-    padded, and those no larger than a window stay whole.
-
-    Args:
-        network: gives the logits.
-        views: of test-time augmentation.
-        num_classes: of the data set.
-        windows: size and overlap.
-        batch: windows that the network gets at once.
+    padded, and those no larger than a window stay whole. The network gets `batch` windows at once.
     """
 
     def model(images: Tensor) -> Tensor:
@@ -200,11 +164,7 @@ def views_by_windows(network: Network, views: Views, num_classes: int, windows: 
 
 @torch.inference_mode()
 def classes_of(logits: Tensor, num_classes: int) -> Classes:
-    """The class of each pixel, of logits or probabilities (K, H, W).
-
-    Raises:
-        ConfigError: the network has another number of classes.
-    """
+    """The class of each pixel, of logits or probabilities (K, H, W)."""
     if len(logits) != num_classes:
         raise ConfigError(f"the network gives {len(logits)} classes, the data set has {num_classes}.")
     best = logits.amax(dim=0)

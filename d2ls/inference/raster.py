@@ -53,58 +53,34 @@ class Source(Protocol):
 
 
 class Window(NamedTuple):
-    """The input of one window.
+    """The input of one window."""
 
-    Attributes:
-        row: its number from the top.
-        column: its number from the left.
-        pixels: values, (C, h, w); None where none of them is data.
-        valid: where the pixels that no later window covers are data, (n, m).
-    """
-
-    row: int
-    column: int
-    pixels: Pixels | None
-    valid: NDArray[np.bool_]
+    row: int  # its number from the top
+    column: int  # its number from the left
+    pixels: Pixels | None  # values, (C, h, w); None where none of them is data
+    valid: NDArray[np.bool_]  # where the pixels that no later window covers are data, (n, m)
 
 
 class Rows(NamedTuple):
-    """Finished rows of a map, each value uint8.
+    """Finished rows of a map; NODATA where there is no data, and None for layers that nobody asked for."""
 
-    Attributes:
-        top: the first of the n rows.
-        classes: class indices, NODATA where there is no data, (n, W).
-        probabilities: of each class, 0 to LEVELS, (K, n, W); None unless asked for.
-        confidence: probability of the predicted class, 0 to LEVELS, (n, W); None unless asked for.
-    """
-
-    top: int
-    classes: NDArray[np.uint8]
-    probabilities: NDArray[np.uint8] | None
-    confidence: NDArray[np.uint8] | None
+    top: int  # the first of the n rows
+    classes: NDArray[np.uint8]  # class indices, (n, W)
+    probabilities: NDArray[np.uint8] | None  # of each class, 0 to LEVELS, (K, n, W)
+    confidence: NDArray[np.uint8] | None  # probability of the predicted class, 0 to LEVELS, (n, W)
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Settings of the segmentation of a raster.
+    """Settings of the segmentation of a raster."""
 
-    Attributes:
-        model: logits (B, K, h, w) of normalised windows (B, C, h, w).
-        normalise: values (C, h, w) as the model takes them.
-        num_classes: K.
-        windows: size and overlap; a raster smaller than a window is one smaller window.
-        batch: windows for one call of the model.
-        probabilities: whether the probabilities are wanted.
-        confidence: whether the confidence is wanted.
-    """
-
-    model: Model
-    normalise: Callable[[Pixels], Tensor]
-    num_classes: int
-    windows: Windows
-    batch: int = 1
-    probabilities: bool = False
-    confidence: bool = False
+    model: Model  # logits (B, K, h, w) of normalised windows (B, C, h, w)
+    normalise: Callable[[Pixels], Tensor]  # values (C, h, w) as the model takes them
+    num_classes: int  # K
+    windows: Windows  # a raster smaller than a window is one smaller window
+    batch: int = 1  # windows for one call of the model
+    probabilities: bool = False  # whether this layer is wanted
+    confidence: bool = False  # whether this one is
 
     def run(
         self,
@@ -123,9 +99,6 @@ class Segmentation:
             turned: whether the source is the transpose of an image, as its map is; the model gets the image's windows.
             finished: rows at the top that an earlier run has written: as many as it was called for.
             progress: called with the number of rows that were finished since the last call.
-
-        Raises:
-            DataError: the raster cannot be read, or the model gives no numbers.
         """
         sides = (self.windows.height, self.windows.width)[:: -1 if turned else 1]
         rows, columns = (
@@ -168,15 +141,7 @@ class Segmentation:
 
 
 class _Assembly:
-    """Maps of windows become rows of a map, in a thread of their own.
-
-    Args:
-        settings: the layers that are wanted.
-        rows: the windows from the top to the bottom.
-        columns: the windows from the left to the right.
-        finished: rows at the top that are left out.
-        done: called for successive rows.
-    """
+    """Maps of windows become rows of a map, in a thread of their own; `done` gets them but for the `finished` ones."""
 
     def __init__(
         self, settings: Segmentation, rows: Axis, columns: Axis, finished: int, done: Callable[[Rows], None]
@@ -189,11 +154,7 @@ class _Assembly:
 
     @torch.inference_mode()
     def add(self, item: tuple[Window, Tensor | None]) -> None:
-        """Blend a window with those before it.
-
-        Args:
-            item: the window, and its logits (K, h, w); None of one without data.
-        """
+        """Blend a window and its logits (K, h, w), None of one without data, with those before it."""
         (row, column, _, valid), logits = item
         if logits is not None:
             self._shares = torch.softmax(logits, 0, out=self._shares)

@@ -40,27 +40,19 @@ _END = 1 << 20  # bytes at both ends of a file that its fingerprint covers
 class RasterFile:
     """An open raster.
 
-    Attributes:
-        path: the file.
-        height: rows.
-        width: columns.
-        read: values (C, n, W) of the rows from a first to a last, which is not included, and where they are data,
-            (n, W); raises a DataError where the file is damaged.
-        chunk: rows that are best read at once.
-        turned: the same raster as its transpose, whose rows are columns of the file: of a wide strip, so that memory
-            grows with its shorter side; None of others, and where the file's blocks are as wide as itself.
-        crs: coordinate reference system; None where the file has none.
-        transform: from columns and rows to coordinates; the identity where the file has none.
+    `read` gives values (C, n, W) of the rows from a first to a last, which is not included, and where they are data,
+    (n, W). `turned` is the same raster as its transpose, whose rows are columns of the file: of a wide strip, so that
+    memory grows with its shorter side; None of others, and where the file's blocks are as wide as itself.
     """
 
     path: Path
     height: int
     width: int
     read: Callable[[int, int], tuple[NDArray[Any], NDArray[np.bool_]]]
-    chunk: int = 256
+    chunk: int = 256  # rows that are best read at once
     turned: "RasterFile | None" = None
     crs: CRS | None = None
-    transform: Affine = Affine.identity()  # noqa: RUF009  (immutable)
+    transform: Affine = Affine.identity()  # noqa: RUF009  (immutable; of columns and rows to coordinates)
 
     @property
     def is_georeferenced(self) -> bool:
@@ -80,12 +72,8 @@ def open_raster(path: Path, spec: DatasetSpec, bands: Sequence[int] | None = Non
     """Open a raster as the input of a network.
 
     Pixels without data are those of the file's nodata value, mask or alpha band, those whose bands all have the value
-    `spec.nodata`, and NaN.
-
-    Args:
-        path: GeoTIFF, VRT, PNG or JPEG.
-        spec: bands and type that the network was trained on.
-        bands: numbers of the file's bands, from 1, in the order of `spec.bands`; None takes `spec.file_bands`.
+    `spec.nodata`, and NaN. `bands` are numbers of the file's bands, from 1, in the order of `spec.bands`; None takes
+    `spec.file_bands`.
 
     Raises:
         DataError: unreadable, too few bands or ambiguous ones, another type, or a VRT with files outside its folder.
@@ -140,11 +128,7 @@ def fingerprint(path: Path) -> str:
 
 
 def vrt_sources(path: Path) -> list[Path]:
-    """The files that a VRT is made of.
-
-    Raises:
-        DataError: no XML, a missing file, or one outside the VRT's folder.
-    """
+    """The files that a VRT is made of: TIFFs that are there, in its folder or below it."""
     try:
         if path.stat().st_size > _LARGEST_VRT:
             raise DataError(f"{path}: {path.stat().st_size} bytes, too large for a VRT.")

@@ -28,41 +28,26 @@ _DECISIVE = ("dataset", "checkpoint_sha256", "views", "windows", "masks")  # ent
 
 
 def mask_name(name: str) -> str:
-    """Path of a mask below the output folder: `<stem>.png`; for a frame `seqN/<stem>`, `seqN/Labels/<stem>.png`.
-
-    Args:
-        name: the image's name in its data set (see `d2ls.data.pairs.Pair`).
-    """
+    """Path of a mask below the output folder: `<stem>.png`; for a frame `seqN/<stem>`, `seqN/Labels/<stem>.png`."""
     sequence, slash, stem = name.rpartition("/")
     return f"{sequence}/Labels/{stem}.png" if slash else f"{stem}.png"
 
 
 @dataclass(frozen=True)
 class Masks:
-    """A folder of masks.
+    """A folder of masks."""
 
-    Attributes:
-        folder: made when the first mask is written.
-        spec: the classes and their colours.
-        coloured: colour masks; else class indices.
-        legend: "reference" writes the reference implementation's colours where they differ.
-    """
-
-    folder: Path
+    folder: Path  # made when the first mask is written
     spec: DatasetSpec
-    coloured: bool = False
-    legend: Literal["official", "reference"] = "official"
+    coloured: bool = False  # colour masks; else class indices
+    legend: Literal["official", "reference"] = "official"  # whose colours, where they differ
 
     def path(self, name: str) -> Path:
         """The file of an image's mask."""
         return self.folder / mask_name(name)
 
     def check_apart(self, pairs: Iterable[Pair]) -> None:
-        """Refuse a folder in which masks would replace images or labels of the test, or be read as such later.
-
-        Raises:
-            ConfigError: names the folder.
-        """
+        """Refuse a folder in which masks would replace images or labels of the test, or be read as such later."""
         listed = list(pairs)
         read = {path.parent.resolve() for pair in listed for path in (pair.image, pair.mask) if path is not None}
         written = {self.path(pair.name).parent.resolve() for pair in listed}
@@ -73,11 +58,7 @@ class Masks:
             )
 
     def write(self, name: str, index: Pixels) -> None:
-        """Write class indices (H, W) as an image's mask, whole or not at all; viewers show indices in class colours.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
+        """Write class indices (H, W) as an image's mask, whole or not at all; viewers show indices in class colours."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.coloured:
@@ -86,11 +67,7 @@ class Masks:
             write_png(path, index, palette=self.spec.colours)
 
     def read(self, name: str) -> Pixels:
-        """Class indices (H, W) of a mask that exists.
-
-        Raises:
-            DataError: unreadable, or of the other kind (colours, indices).
-        """
+        """Class indices (H, W) of a mask that exists; one of the other kind (colours, indices) is refused."""
         spec = replace(self.spec, values={})  # what we write are class indices, whatever values the labels have
         return (read_colour_mask if self.coloured else read_index_mask)(self.path(name), spec)
 
@@ -98,15 +75,7 @@ class Masks:
 def describe_run(
     *, dataset: str, checkpoint: Checkpoint, settings: Settings | None, command: list[str], **further: Any
 ) -> dict[str, Any]:
-    """The record of a run, in plain values.
-
-    Args:
-        dataset: name of the classes.
-        checkpoint: the weights.
-        settings: the config, if there is one.
-        command: script and arguments.
-        further: views, windows and other entries.
-    """
+    """The record of a run, in plain values; `further` are views, windows and other entries."""
     config = None if settings is None else settings.path
     return {
         "command": shlex.join(command),

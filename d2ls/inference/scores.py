@@ -33,15 +33,10 @@ RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the images of a run.
+    """Scores of the images of a run."""
 
-    Attributes:
-        spec: the classes, and which of them are scored.
-        counts: confusion matrix of each image, (K, K), by its name.
-    """
-
-    spec: DatasetSpec
-    counts: Mapping[str, Tensor]
+    spec: DatasetSpec  # the classes, and which of them are scored
+    counts: Mapping[str, Tensor]  # confusion matrix of each image, (K, K), by its name
 
     @cached_property
     def total(self) -> dict[str, Tensor]:
@@ -101,15 +96,7 @@ class Scores:
         console.print(score_table(self.total["confusion"], self.spec.classes, self.spec.scored, title, intervals))
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
-        """Write `metrics.json` and `metrics.csv`.
-
-        Args:
-            folder: the folder of the masks.
-            run: the record of the run (see `describe_run`).
-
-        Raises:
-            DataError: the folder cannot be written.
-        """
+        """Write `metrics.json` and `metrics.csv` with the record of the run (see `describe_run`)."""
         text = json.dumps({"run": run, **self.plain}, indent=1, allow_nan=False) + "\n"
         for name, content in zip(FILES, (text, self._csv(run)), strict=True):
             write_bytes(folder / name, content.encode())
@@ -136,10 +123,6 @@ class Tally:
 
     Room for all of them is allocated at the start: a small allocation for each image would lie between the large ones
     that come and go, and the process would grow by an image's size with each.
-
-    Args:
-        spec: the classes.
-        names: names of all images.
     """
 
     def __init__(self, spec: DatasetSpec, names: Iterable[str]) -> None:
@@ -156,16 +139,7 @@ class Tally:
         return self
 
     def add(self, name: str, prediction: Pixels, truth: Pixels) -> None:
-        """Count an image.
-
-        Args:
-            name: one of the names.
-            prediction: class indices, (H, W).
-            truth: class indices or the ignore index, (H, W).
-
-        Raises:
-            DataError: sizes differ, or a value is no class.
-        """
+        """Count an image: its class indices, (H, W), against the true ones, or the ignore index."""
         if prediction.shape != truth.shape:
             (height, width), (rows, columns) = prediction.shape, truth.shape
             raise DataError(f"{name}: its mask has {width} x {height} pixels, its label {columns} x {rows}.")
@@ -180,20 +154,12 @@ class Tally:
 
 
 def score_table(
-    confusion: Tensor,
-    classes: Sequence[str],
-    scored: Collection[int],
-    title: str,
+    confusion: Tensor, classes: Sequence[str], scored: Collection[int], title: str,
     intervals: Mapping[str, tuple[float, float]] | None = None,
-) -> Table:
-    """Scores in per cent, one row for each class and the means below; classes outside the means are marked.
+) -> Table:  # fmt: skip
+    """Scores in per cent, one row for each class and the means below; classes that are not `scored` are marked.
 
-    Args:
-        confusion: pixel counts, (K, K): rows are true classes, columns predicted ones.
-        classes: names of the K classes.
-        scored: indices of the classes in the means.
-        title: printed above the table.
-        intervals: 95 % intervals of means, 0..1, by their names; printed below the table.
+    Of pixel counts, (K, K): rows are true classes, columns predicted ones. 95 % intervals of means stand below.
     """
     found, pixels = score_counts(confusion, sorted(scored)), confusion.sum(dim=1).tolist()
     table = Table(title=title, title_justify="left")

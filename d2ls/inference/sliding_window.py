@@ -17,11 +17,9 @@ LARGEST_WINDOW, LARGEST_SCALED_WINDOW = 1024, 4096
 def window_for(train_size: int | None, scale: float = 1.0) -> int:
     """Side of the windows for a network: what it sees of one is as large as its training samples, at most 1024 px.
 
-    Its dictionary depends on all that a window shows; figures are in docs/predict.md.
-
-    Args:
-        train_size: largest side of the training samples, in pixels; None if unknown, then 1024 whatever the scale.
-        scale: factor of the image's size for the network; windows are cut before, and have at most 4096 px.
+    Its dictionary depends on all that a window shows; figures are in docs/predict.md. The training samples have
+    `train_size` px at most, 1024 where that is unknown, whatever the scale. `scale` is the factor of the image's size
+    for the network; windows are cut before, and have at most 4096 px.
     """
     if train_size is None:
         return LARGEST_WINDOW
@@ -30,16 +28,7 @@ def window_for(train_size: int | None, scale: float = 1.0) -> int:
 
 @dataclass(frozen=True)
 class Windows:
-    """Size and overlap of windows.
-
-    Attributes:
-        height: in pixels.
-        width: in pixels.
-        overlap: share of a window, at least, that its neighbour covers too.
-
-    Raises:
-        ConfigError: no size, or an overlap outside 0 to 0.9.
-    """
+    """Size in pixels, and share of a window, 0 to 0.9, that its neighbour covers too, at least."""
 
     height: int
     width: int
@@ -54,17 +43,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class Axis:
-    """The windows along one side of an image.
+    """The windows along one side of an image."""
 
-    Attributes:
-        padding: pixels added before the image's first.
-        starts: first pixel of each window, in the padded image.
-        weights: weight of each window at each of its pixels, (number, window); they sum to 1 at each pixel.
-    """
-
-    padding: int
-    starts: tuple[int, ...]
-    weights: Tensor
+    padding: int  # pixels added before the image's first
+    starts: tuple[int, ...]  # first pixel of each window, in the padded image
+    weights: Tensor  # of each window at each of its pixels, (number, window); they sum to 1 at each pixel
 
     @property
     def window(self) -> int:
@@ -82,11 +65,6 @@ def axis(length: int, window: int, overlap: float = 0.0) -> Axis:
 
     Without overlap the side is padded to a multiple of the window, as in the reference implementation; with overlap
     to one window at least, see `blended_axis`.
-
-    Args:
-        length: pixels of the side.
-        window: pixels of a window.
-        overlap: share of the window.
     """
     if overlap == 0:
         padding = -length % window
@@ -100,11 +78,6 @@ def blended_axis(length: int, window: int, overlap: float) -> Axis:
     """Place windows evenly from end to end, without padding; a side shorter than a window is one window.
 
     Each window's weight is a raised cosine (sin^2) over its length that is nowhere zero, divided by the sum of all.
-
-    Args:
-        length: pixels of the side.
-        window: pixels of a window.
-        overlap: share of the window, at least.
     """
     window = min(window, length)
     room = length - window
@@ -123,10 +96,6 @@ class Blend:
 
     Held are the sums that a window still to come may change: those of one window, and of the rows that two rows of
     windows share, K x (window - step) x width values.
-
-    Args:
-        rows: the windows from the top to the bottom.
-        columns: the windows from the left to the right.
     """
 
     def __init__(self, rows: Axis, columns: Axis) -> None:
@@ -136,16 +105,10 @@ class Blend:
         self._left: Tensor | None = None  # (K, h, w): at its left what the window to the left shares with the next
 
     def add(self, row: int, column: int, values: Tensor | None) -> Tensor | None:
-        """Add a window.
+        """Add a window by its numbers from the top and the left; the first one is the leftmost of any row.
 
-        Args:
-            row: its number from the top; the first window that is added is the leftmost of any row.
-            column: its number from the left.
-            values: (K, h, w), which are overwritten; None of a window that is left out, whose values count as 0.
-
-        Returns:
-            The pixels of the image that no later window covers, (K, n, m), from the window's top left corner, as a
-            part of `values`; None while no window had values.
+        Its values (K, h, w) are overwritten; None of a window that is left out count as 0. Returned are the pixels that
+        no later window covers, (K, n, m), from its top left corner, a part of `values`; None while no window had any.
         """
         rows, columns = self._rows, self._columns
         left, right, own = columns.starts[column], columns.starts[column] + columns.window, columns.ends[column]
@@ -177,9 +140,6 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
         batch: windows for one call of the model.
         padded: pad the frame, RGB normalised as ImageNet's, with black pixels at the top and left where windows do not
             fit, as the reference does; else windows lie closer together, and are as small as a smaller frame.
-
-    Returns:
-        (K, H, W), on the device of the model's logits.
     """
     height, width = frame.shape[-2:]
     place = axis if padded else blended_axis

@@ -22,16 +22,7 @@ class Trained(NamedTuple):
 
 
 def test_images(name: str, settings: Settings | None, *, validation: bool = False) -> SegmentationDataset:
-    """The images of a test script: those of the config, else those of the data set.
-
-    Args:
-        name: of the script's data set.
-        settings: the config.
-        validation: the validation split instead of the test split.
-
-    Raises:
-        ConfigError: the config is of another data set, or has no test images.
-    """
+    """The images of the test script of a data set: those of the config, else those of the data set."""
     split = "val" if validation else "test"
     if settings is None:
         facts = sets.find(name)
@@ -50,16 +41,9 @@ def test_images(name: str, settings: Settings | None, *, validation: bool = Fals
 
 
 def trained_network(settings: Settings | None, weights: Path | None, spec: DatasetSpec) -> Trained:
-    """The network that is tested.
+    """The network that is tested on images of the spec's classes.
 
-    Args:
-        settings: the config that builds it; None takes what the checkpoint says.
-        weights: the checkpoint; None takes the one that the config names.
-        spec: classes that it must have.
-
-    Raises:
-        ConfigError: neither is given, or the config's classes are not those of the images.
-        CheckpointError: no checkpoint, or one of another network or of other classes.
+    The config builds it, else what the checkpoint says; `weights` is the checkpoint, else it is the config's.
     """
     notes: list[str] = []
     record = None
@@ -93,11 +77,7 @@ def trained_network(settings: Settings | None, weights: Path | None, spec: Datas
 
 
 def _weights_of(settings: Settings, notes: list[str]) -> tuple[Path, BestRecord | None]:
-    """The checkpoint that a config names: the last run's best one with its record, or a file by its name.
-
-    Raises:
-        CheckpointError: absent, or the last run has no best one yet.
-    """
+    """The checkpoint that a config names: the last run's best one with its record, or a file by its name."""
     folder = Path(settings.weights_path)
     named, last = folder / f"{settings.test_weights_name}.ckpt", folder / "last.ckpt"
     if settings.test_weights_name == settings.weights_name and best_record_of(folder).is_file():
@@ -122,11 +102,7 @@ def _weights_of(settings: Settings, notes: list[str]) -> tuple[Path, BestRecord 
 
 
 def _described(checkpoint: Checkpoint, record: BestRecord | None) -> str:
-    """File, epoch and score of the weights, in words.
-
-    Raises:
-        CheckpointError: the file is of another epoch than the record says.
-    """
+    """File, epoch and score of the weights, in words; a file of another epoch than the record says is refused."""
     epochs = f", after {checkpoint.epochs} epochs" if checkpoint.epochs is not None else ""
     if record is None:
         return f"weights: {checkpoint.path}{epochs}"

@@ -30,15 +30,9 @@ def servers() -> tuple[str, ...]:
 
 
 def server(dataset: str, pairs: list[Pair] | None = None) -> Server:
-    """The submission that the server of a data set expects: a mask of each test image.
+    """The submission that the server of a data set, one of `servers()`, expects: a mask of each test image.
 
-    Args:
-        dataset: one of `servers()`.
-        pairs: the test images; None takes those of the data folder, or the official names where there are none.
-
-    Raises:
-        ConfigError: a data set without a server.
-        DataError: an image that cannot be read.
+    Without `pairs` these are the images of the data folder, or the official names where there are none.
     """
     facts = sets.find(dataset)
     if facts.server is None:
@@ -51,15 +45,7 @@ def server(dataset: str, pairs: list[Pair] | None = None) -> Server:
 
 
 def check(place: Path, expected: Server) -> list[str]:
-    """Problems of a submission, one line each; none where it can be sent.
-
-    Args:
-        place: the zip, or the folder of masks.
-        expected: what the server wants.
-
-    Raises:
-        DataError: neither a zip nor a folder.
-    """
+    """Problems of a submission, the zip or the folder of masks, one line each; none where it can be sent."""
     with _opened(place) as (names, read):
         there = set(names)
         missing, strange = sorted(expected.sizes.keys() - there), sorted(there - expected.sizes.keys())
@@ -77,14 +63,7 @@ def check(place: Path, expected: Server) -> list[str]:
 
 
 def write_zip(place: Path, folder: Path, expected: Server) -> list[str]:
-    """Check the masks of a folder and, where nothing is wrong, write them as a zip: whole or not at all.
-
-    Returns:
-        The problems found; then nothing is written.
-
-    Raises:
-        DataError: the zip cannot be written.
-    """
+    """Check the masks of a folder and write them as a zip, whole, or not at all where problems are found and given."""
     if problems := check(folder, expected):
         return problems
     temporary = place.with_name(f".{place.name}.part")
@@ -152,11 +131,7 @@ def _opened(place: Path) -> Iterator[tuple[list[str], Callable[[str], Path]]]:
 
 
 def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
-    """Copy a member out; only the last one stays, so that a large zip takes no space.
-
-    Raises:
-        DataError: it is damaged, encrypted, or too large for a mask.
-    """
+    """Copy a member out, if it can be one; only the last one stays, so that a large zip takes no space."""
     for earlier in path.parent.iterdir():
         earlier.unlink()
     if archive.getinfo(name).file_size > _LARGEST_FILE:

@@ -20,12 +20,7 @@ LR = Views(hflip=True, vflip=True)
 
 
 class Scale(DualTransform):
-    """Other sizes of an image, and their logits back at exactly its own size (ttach's own may miss it by a pixel).
-
-    Args:
-        scales: factors; an image has round(factor * side) pixels then, one at least.
-        size: height and width of the image.
-    """
+    """Other sizes of an image, round(factor * side) px, and logits at its own size (ttach's may miss it by a pixel)."""
 
     identity_param = 1.0
 
@@ -43,20 +38,11 @@ class Scale(DualTransform):
 
 
 def mean_logits(model: Model, image: Tensor, views: Views, batch: int = 1) -> Tensor:
-    """Mean over all views of the logits, each transformed back.
+    """Mean over all views of the logits, each transformed back: (B, K, H, W) of images (B, 3, H, W).
 
     Flips and rotations of one scale are merged before they are resized: resizing is linear and commutes with
     permutations of pixels, so this is the mean over all combinations, with one resize for each scale. At most the
-    logits of two batches are held.
-
-    Args:
-        model: called on views, batched.
-        image: (B, 3, H, W).
-        views: flips, rotations and scales.
-        batch: views of one size that the model gets at once.
-
-    Returns:
-        (B, K, H, W).
+    logits of two batches are held; the model gets up to `batch` views of one size at once.
     """
     if views == NONE:
         return model(image)
