@@ -145,7 +145,7 @@ def test_reading_and_writing_have_threads_of_their_own() -> None:
     work = segmentation((16, 16), 0.25, model=lambda images: note("model", single_pixels(images)))
     work.run(source, lambda rows: note("write", None))
     assert threads["read"] == {"d2ls-reader_0"}
-    assert threads["write"] == {"d2ls-writer"}
+    assert threads["write"] == {"d2ls-writer_0"}
     assert threads["model"] == {threading.current_thread().name}
 
 
