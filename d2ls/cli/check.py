@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ from d2ls.data.io import write_png
 from d2ls.data.root import data_root
 from d2ls.errors import ConfigError
 from d2ls.preparation.archives import make_folder
-from d2ls.preparation.check import check, check_apart, folders_of, print_check
+from d2ls.preparation.check import check, check_apart, figures, folders_of, print_report
 from d2ls.preparation.config_check import check_config
 from d2ls.preparation.sheet import contact_sheet
 
@@ -53,9 +54,13 @@ def _check_dataset(options: argparse.Namespace) -> int:
     report = check(folders, facts.spec, options.workers)
     seconds = time.perf_counter() - begin
     if options.json:
-        print(json.dumps({**report.to_dict(facts.spec), "root": str(root), "seconds": round(seconds, 2)}, indent=2))
+        found: dict[str, Any] = {"dataset": facts.spec.name, "ok": not report.problems}
+        found["splits"] = figures(report.splits, facts.spec)
+        found["problems"] = [problem._asdict() for problem in report.problems]
+        print(json.dumps(found | {"root": str(root), "seconds": round(seconds, 2)}, indent=2))
     else:
-        print_check(report, facts.spec, seconds, Console())
+        title = f"{facts.spec.name}: {len(report.jobs)} images read in {seconds:.1f} s"
+        print_report(title, report.splits, report.by_kind(), facts.spec, Console())
     if options.picture:
         write_png(options.picture, contact_sheet(report.jobs, facts.spec))
     return cli.EXIT_PROBLEMS if report.problems else 0
@@ -67,9 +72,13 @@ def _check_config(options: argparse.Namespace) -> int:
         raise ConfigError("--root and --picture need the name of a data set; with -c, D2LS_DATA names the root.")
     settings = load_config(options.config, parse_overrides(words))
     with cli.progress_bar() as bar:
-        report = check_config(settings, bar)
+        splits, of_files, others = check_config(settings, bar)
+    is_right = not others and not any(of_files.values())
     if options.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        found: dict[str, Any] = {"config": str(settings.path), "ok": is_right, "problems": others}
+        found["splits"] = [one | {"problems": of_files[one["split"]]} for one in figures(splits, settings)]
+        print(json.dumps(found, indent=2))
     else:
-        report.print(Console())
-    return 0 if report.ok else cli.EXIT_PROBLEMS
+        problems = {f"problems of {name}_dataset": lines for name, lines in of_files.items()}
+        print_report(str(settings.path), splits, problems | {"problems of the whole": others}, settings, Console())
+    return 0 if is_right else cli.EXIT_PROBLEMS

@@ -40,11 +40,7 @@ def write_job(folder: Path, variant: Variant, seed: int) -> None:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished run; None where there is none yet.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """The result of a finished run; None where there is none yet (raises DataError: it cannot be read)."""
     path = folder / RESULT
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -55,12 +55,8 @@ def mean_iou(result: Mapping[str, Any]) -> float:
 def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str = "mIoU") -> dict[str, Difference]:
     """Every variant against the first by a paired bootstrap: the same images are drawn for both.
 
-    The score of a sample is the mean over seeds of the score of the pixels of its images together.
-
-    Args:
-        variants: counts by name, all on the same images; the first is the one to compare with.
-        scored: classes in the means.
-        mean: "mIoU", "F1" or "OA".
+    The score of a sample is the mean over seeds of the score of the pixels of its images together. The counts are of
+    the same images; `scored` are the classes in the mean "mIoU", "F1" or "OA".
     """
     names = list(variants)
     images = variants[names[0]].shape[1]

@@ -47,11 +47,7 @@ class Row:
 
 
 def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[Row]:
-    """The rows of a table from the results of all runs, by variant and seed.
-
-    Raises:
-        DataError: two runs were tested on different images.
-    """
+    """The rows of a table from the results of all runs, by variant and seed (raises DataError: other test images)."""
     first = next(iter(results.values()))[0]
     for name, runs in results.items():
         for one in runs:

@@ -43,13 +43,9 @@ class Variant:
 def plan(
     configs: Sequence[Path], settings: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], *, ablation: bool
 ) -> list[Variant]:
-    """List the variants of a comparison.
+    """List the variants: configs, the first of which the others are compared with, times a grid of values.
 
-    Args:
-        configs: config files; the first variant is what the others are compared with.
-        settings: values for all variants.
-        grid: values of each setting; every combination is a variant.
-        ablation: multiply the configs by the rows of the paper's ablation table.
+    The settings hold for all. With `ablation` the configs are multiplied by the rows of the paper's ablation table.
 
     Raises:
         ConfigError: a config cannot be read, a name is no setting of it, or two variants are the same.
@@ -73,11 +69,7 @@ def plan(
 
 
 def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
-    """Values by setting, of words such as `lr=1e-4,3e-4`.
-
-    Raises:
-        ConfigError: no `name=value,value`.
-    """
+    """Values by setting, of words such as `lr=1e-4,3e-4` (raises ConfigError: no `name=value,value`)."""
     grid: dict[str, list[Any]] = {}
     for word in words:
         name, equals, text = word.partition("=")

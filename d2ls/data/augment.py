@@ -105,17 +105,7 @@ def random_rotate_flip(
 def random_colours(
     image: Pixels, augmentation: Augmentation, rng: np.random.Generator, spec: DatasetSpec | None = None
 ) -> Pixels:
-    """Change brightness, contrast and sharpness of the bands red, green and blue, by albumentations.
-
-    Args:
-        image: (H, W, bands), in the unit of the file.
-        augmentation: its probabilities.
-        rng: the source of all randomness.
-        spec: the bands; None is 8-bit RGB.
-
-    Raises:
-        ConfigError: as `to_unit`.
-    """
+    """Change brightness, contrast and sharpness of the bands red, green and blue of (H, W, bands): albumentations."""
     spec = spec or _IMAGENET
     if not (augmentation.brightness_contrast or augmentation.sharpen) or spec.rgb is None:
         return image
@@ -132,11 +122,7 @@ def random_colours(
 
 
 def to_unit(image: Pixels, spec: DatasetSpec) -> Pixels:
-    """Values as albumentations takes them: uint8 as it is, other types as float32 with `value_range` as 0 to 1.
-
-    Raises:
-        ConfigError: the spec has no `value_range`.
-    """
+    """Values as albumentations takes them: uint8, or float32 with `value_range` as 0 to 1 (ConfigError without one)."""
     if image.dtype == np.uint8:
         return image
     if spec.value_range is None:
@@ -174,12 +160,7 @@ def seed_transforms(pipeline: Any, rng: np.random.Generator) -> None:
 
 
 class Transforms:
-    """A copy of a pipeline for the images of one data set.
-
-    Args:
-        pipeline: an `albumentations.Compose`.
-        spec: bands, type and value range of the images, and the ignore index, which takes the place of `fill_mask=0`.
-    """
+    """A copy of a pipeline for the images of one data set, whose ignore index takes the place of `fill_mask=0`."""
 
     def __init__(self, pipeline: Any, spec: DatasetSpec) -> None:
         self.pipeline = copy.deepcopy(pipeline)
@@ -189,17 +170,10 @@ class Transforms:
                 part.fill_mask = spec.ignore_index
 
     def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator, path: object) -> tuple[Pixels, Mask]:
-        """Run the pipeline.
-
-        Args:
-            image: (H, W, bands), in the unit of the file.
-            mask: class indices and the ignore index, (H, W).
-            rng: the source of all randomness.
-            path: the image's file, for the error's text.
+        """Run the pipeline on an image (H, W, bands), in the unit of its file `path`, and its mask (H, W).
 
         Raises:
             DataError: a transform fails, or gives other types, bands or sizes; names it and the file.
-            ConfigError: as `to_unit`.
         """
         values, mask = np.ascontiguousarray(to_unit(image, self.spec)), np.ascontiguousarray(mask)
         start = copy.deepcopy(rng)
@@ -241,17 +215,9 @@ def _problem(before: Pixels, changed: dict[str, Any]) -> str | None:
 
 
 def normalise(image: Pixels, spec: DatasetSpec | None = None) -> NDArray[np.float32]:
-    """Take the mean and standard deviation out of each band.
+    """Take mean and standard deviation out of each band: (H, W, bands), in the file's unit, to (bands, H, W).
 
-    Args:
-        image: (H, W, bands), in the unit of the file.
-        spec: the bands; None is 8-bit RGB with ImageNet's mean and standard deviation.
-
-    Returns:
-        (bands, H, W), contiguous.
-
-    Raises:
-        ConfigError: the spec has no mean and standard deviation.
+    The spec None is 8-bit RGB with ImageNet's; one without them is a ConfigError.
     """
     spec = _IMAGENET if spec is None else spec
     values = np.empty((image.shape[2], *image.shape[:2]), np.float32)
@@ -267,15 +233,7 @@ def normalise(image: Pixels, spec: DatasetSpec | None = None) -> NDArray[np.floa
 
 
 def normalise_batch(images: Tensor, spec: DatasetSpec) -> Tensor:
-    """Normalise a batch on its device, if it is raw.
-
-    Args:
-        images: (B, bands, H, W), raw values of an integer type, or float32 values that are normalised already.
-        spec: the bands.
-
-    Returns:
-        float32, (B, bands, H, W).
-    """
+    """Normalise a batch (B, bands, H, W) on its device, if it is raw, of an integer type; gives float32."""
     if images.is_floating_point():
         return images
     factor, offset = (torch.from_numpy(values).to(images.device)[:, None, None] for values in spec.scale_and_offset())

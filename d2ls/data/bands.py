@@ -31,11 +31,7 @@ _GROUP = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def stack_files(path: Path) -> list[Path]:
-    """The files that a path with braces stands for, in order; otherwise the path itself.
-
-    Raises:
-        DataError: groups of braces of different lengths.
-    """
+    """The files that a path with braces stands for, in order; else the path (DataError: groups differ in length)."""
     groups = [group.split(",") for group in _GROUP.findall(str(path))]
     if not groups:
         return [path]
@@ -57,11 +53,7 @@ def is_picture(path: Path, spec: DatasetSpec) -> bool:
 
 
 def read_size(path: Path, spec: DatasetSpec) -> tuple[int, int]:
-    """Height and width of an image, from its headers alone; type and number of bands are checked.
-
-    Raises:
-        DataError: unreadable, or not as the spec describes it.
-    """
+    """Height and width of an image from its headers (raises DataError: its type or bands are not as in the spec)."""
     if is_picture(path, spec):
         return files.read_size(path)
     with _opened(path) as datasets:
@@ -73,9 +65,6 @@ def band_facts(path: Path) -> dict[str, Any]:
     """Fields of a `DatasetSpec` that stand in the header of a TIFF: bands, file_bands, dtype; alpha bands are left out.
 
     Bands are called red, green or blue where the file says so, else by their descriptions, else band1, band2, ...
-
-    Raises:
-        DataError: unreadable, a palette, or bands of different types.
     """
     with _opened(path) as datasets:
         meanings, titles = datasets[0].colorinterp, datasets[0].descriptions
@@ -88,12 +77,7 @@ def band_facts(path: Path) -> dict[str, Any]:
 
 
 def read_pixels(path: Path, spec: DatasetSpec, window: Window | None = None) -> Pixels:
-    """Pixels of an image, with the bands in the order of the data set.
-
-    Args:
-        path: the image, or a stack of files.
-        spec: bands, type and nodata.
-        window: top, left, height and width of a part; None reads the whole.
+    """Pixels of an image or a stack, or of a window in it, with the bands in the order of the data set.
 
     Returns:
         (H, W, bands): uint8 of 8-bit RGB; otherwise float32, NaN in all bands where there are no data: by the file's
@@ -163,10 +147,7 @@ def valid_pixels(dataset: Any, window: RasterWindow, bands: Sequence[int]) -> ND
 def fill_missing(image: Pixels, mask: NDArray[np.uint8] | None, spec: DatasetSpec) -> tuple[Pixels, Any]:
     """Give pixels without data the mean of their bands, ignore them in the mask, and return to the type of the files.
 
-    Args:
-        image: (H, W, bands) from `read_pixels`, perhaps resized: NaN where there are no data.
-        mask: class indices and the ignore index, (H, W), or None.
-        spec: type, mean and ignore index.
+    The image, (H, W, bands), is from `read_pixels`, perhaps resized: NaN where there are no data.
     """
     if spec.is_rgb8:
         return image, mask

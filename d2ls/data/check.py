@@ -45,18 +45,10 @@ class LabelCounts(NamedTuple):
 
 
 def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
-    """Read the header of every image and mask, about a millisecond a file; nothing is decoded.
+    """Read the header of every image and mask of a `SegmentationDataset`, about a millisecond a file; decode nothing.
 
-    Args:
-        dataset: a data set with `pairs` and `spec`; others do not name their files, and are passed over.
-        progress: called after each pair.
-
-    Returns:
-        One line for each unreadable file, each image of another kind than the network takes, and each mask of another
-        size than its image, in the order of the pairs.
-
-    Raises:
-        DataError: the folders cannot be listed.
+    Gives one line for each unreadable file, each image of another kind than the network takes, and each mask of another
+    size than its image, in the order of the pairs. Other data sets do not name their files, and are passed over.
     """
     if not isinstance(dataset, SegmentationDataset):
         return []
@@ -66,15 +58,9 @@ def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
 
 
 def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequence[int] | None = None) -> LabelCounts:
-    """Read every mask, or some of them, and count its labels.
+    """Read every mask, or those of some indices, and count its labels; `progress` is called after each image.
 
-    Args:
-        dataset: a `SegmentationDataset`, or any other whose samples have a "mask".
-        progress: called after each image.
-        indices: images whose masks are read; None: all.
-
-    Raises:
-        DataError: the folders cannot be listed.
+    The data set is a `SegmentationDataset`, or any other whose samples have a "mask".
     """
     threads = THREADS if isinstance(dataset, SegmentationDataset) else 1
     chosen = range(len(dataset)) if indices is None else indices
@@ -89,9 +75,9 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
 
 
 def missing_classes(classes: Sequence[str], pixels: NDArray[np.int64], ignore_index: int) -> str:
-    """Sentence on classes without a pixel in the training masks, of which `pixels` are counted by label, (256,).
+    """Sentence on classes without a pixel in the training masks, with the labels found; empty where none is missing.
 
-    It names the labels that the masks hold; empty where no class is missing.
+    The pixels are counted by label, (256,).
     """
     missing = [name for name, count in zip(classes, pixels, strict=False) if not count]
     if not missing:

@@ -32,11 +32,7 @@ _TILE = 256  # pixels of a side of the tiles that we write
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file, as it is shown, from its header alone.
-
-    Raises:
-        DataError: no image that can be read.
-    """
+    """Height and width of an image file, as it is shown, from its header (raises DataError: no readable image)."""
     header = read_kind(path)
     return header.height, header.width
 
@@ -61,16 +57,7 @@ def read_image(path: Path) -> Pixels:
 
 
 def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pixels:
-    """Read a window of an image; of a TIFF, only the strips or tiles that it touches are decoded.
-
-    The window must lie inside the image; otherwise as `read_image`.
-
-    Returns:
-        RGB, (height, width, 3).
-
-    Raises:
-        DataError: as `read_image`; of a TIFF only where the window touches.
-    """
+    """Read a window inside an image as `read_image` does; of a TIFF only the blocks that it touches are decoded."""
     with decode.reading(path) as file:
         header = decode.colour_header(file)
         decode.check_window((top, left, height, width), header.height, header.width)
@@ -78,11 +65,7 @@ def read_window(path: Path, top: int, left: int, height: int, width: int) -> Pix
 
 
 def read_colours(path: Path) -> Pixels:
-    """Read a colour mask; a palette's pixels mean their colours. Otherwise as `read_image`.
-
-    Raises:
-        DataError: as `read_image`, and lossy.
-    """
+    """Read a colour mask as `read_image` does, by a palette's colours (raises DataError: as that, and lossy)."""
     with decode.reading(path) as file:
         header = decode.colour_header(file)
         decode.check_exact(file, header)
@@ -130,11 +113,8 @@ def write_png(path: Path, pixels: Pixels, palette: Sequence[tuple[int, int, int]
 def png_bytes(pixels: Pixels, palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
     """Encode a mask (H, W) or a picture or colour mask (H, W, 3), RGB, as PNG.
 
-    Masks are stored unfiltered, at zlib's level 3: of OpenCV's default size, and decoded two to three times as fast.
-
-    Args:
-        pixels: values or RGB.
-        palette: colours that viewers show for the values 0, 1, ... of a mask; the values stay what they are.
+    Masks are stored unfiltered, at zlib's level 3: of OpenCV's default size, and decoded two to three times as fast. A
+    palette gives colours that viewers show for the values 0, 1, ... of a mask; the values stay what they are.
     """
     if palette is not None and pixels.ndim == 2:
         picture, stream = Image.fromarray(pixels), io.BytesIO()
@@ -165,11 +145,7 @@ def write_tiff(path: Path, rgb: Pixels) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in the same folder, then rename it: whole or not at all.
-
-    Raises:
-        DataError: it cannot be written (no such folder, no permission, no space).
-    """
+    """Write a file whole or not at all: under a temporary name, then renamed (raises DataError: it cannot be)."""
     temporary = None
     try:
         with tempfile.NamedTemporaryFile(

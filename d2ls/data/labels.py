@@ -17,36 +17,22 @@ _BLOCK = 1 << 20  # pixels converted at a time: the wide intermediate codes stay
 
 
 def read_index_mask(path: Path, spec: DatasetSpec) -> Mask:
-    """Read a mask of class indices, or of the values that `spec.values` lists, as class indices, (H, W).
-
-    Raises:
-        DataError: the file cannot be read, or holds other values.
-    """
+    """Read a mask of class indices, or of the values in `spec.values`, as class indices, (H, W) (raises DataError)."""
     return values_to_index(files.read_index(path), spec, path)
 
 
 def read_colour_mask(path: Path, spec: DatasetSpec) -> Mask:
-    """Read a mask whose pixels are the colours of classes, as class indices, (H, W).
-
-    Raises:
-        DataError: the file cannot be read, or holds a colour of no class.
-    """
+    """Read a mask whose pixels are the colours of classes, as class indices, (H, W) (raises DataError)."""
     return colours_to_index(files.read_colours(path), spec, path=path)
 
 
 def colours_to_index(
     rgb: Mask, spec: DatasetSpec, *, path: Path | str, unknown: Literal["error", "ignore"] = "error"
 ) -> Mask:
-    """Class indices and the ignore index (H, W) of the colours of a mask (H, W, 3).
-
-    Args:
-        rgb: the colours.
-        spec: what they mean.
-        path: the file, for the error's text.
-        unknown: "error" refuses colours of no class, "ignore" reads them as the ignore index.
+    """Class indices and the ignore index (H, W) of the colours of a mask (H, W, 3); `path` is for the error's text.
 
     Raises:
-        DataError: colours of no class; names them and their pixel counts.
+        DataError: colours of no class, unless `unknown` is "ignore"; names them and their pixel counts.
     """
     table, unknown_value = _table(spec)
     index = np.empty(rgb.shape[:2], np.uint8)
@@ -62,12 +48,9 @@ def colours_to_index(
 
 
 def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official", "reference"] = "official") -> Mask:
-    """Colours, RGB (H, W, 3), of class indices and the ignore index (H, W); ignore is black.
+    """Colours, RGB (H, W, 3), of class indices and the ignore index (H, W); ignore is black, other values a DataError.
 
     With the legend "reference" they are the reference implementation's where these differ.
-
-    Raises:
-        DataError: a value that is neither a class nor the ignore index.
     """
     check_index(index, spec, "a mask to be coloured")
     palette = np.zeros((256, 3), np.uint8)
@@ -76,7 +59,7 @@ def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official",
 
 
 def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
-    """Class index of each mask value (H, W) by `spec.values`; without that the values themselves, checked.
+    """Class index of each mask value (H, W) by `spec.values`; without that the values themselves.
 
     Raises:
         DataError: a value without a meaning; names the file, the values and their shares.
@@ -110,11 +93,7 @@ def count_colours(rgb: Mask, most: int | None = None) -> dict[Colour, int]:
 
 
 def check_index(index: Mask, spec: DatasetSpec, path: Path | str) -> None:
-    """Refuse values that are neither a class nor the ignore index.
-
-    Raises:
-        DataError: names the file, the values and their shares.
-    """
+    """Refuse values that are neither class nor ignore index, by a DataError with the file, the values, their shares."""
     allowed = np.zeros(256, bool)
     allowed[: spec.num_classes] = allowed[spec.ignore_index] = True
     if found := _not_allowed(index, allowed, f"no class of {spec.name}"):

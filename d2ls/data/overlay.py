@@ -68,11 +68,7 @@ class LabelRasters:
     warp: bool = False
 
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
-        """Blocks of a raster's grid that lie under the label raster, whatever the value.
-
-        Raises:
-            DataError: the labels do not fit the raster; names both.
-        """
+        """Blocks of a raster's grid under the label raster, whatever the value (raises DataError: they do not fit)."""
         place, file = Georeference.of(image), self.file(image)
         labels = Georeference.of(file)
         with open_tiff(file) as raster:
@@ -88,11 +84,7 @@ class LabelRasters:
         return found
 
     def read(self, image: Path, window: Window) -> Mask:
-        """Class indices and the ignore index in a window of a raster, (H, W).
-
-        Raises:
-            DataError: damaged, or values of no class.
-        """
+        """Class indices and the ignore index in a window of a raster, (H, W) (raises DataError: damaged, no class)."""
         place, file = Georeference.of(image), self.file(image)
         top, left, height, width = window
         grid = {"crs": place.crs, "transform": place.transform, "width": place.width, "height": place.height}
@@ -159,11 +151,7 @@ class Polygons:
         return counts
 
     def check(self) -> None:
-        """Look at the column of all polygons once.
-
-        Raises:
-            DataError: as `entries`, or other entries than the values.
-        """
+        """Look at the column of all polygons once (raises DataError: as `entries`, or entries without a value)."""
         counts = self.entries()
         if wrong := [f"{entry} ({count})" for entry, count in counts.items() if entry not in self.values]:
             found = f"column {self.column!r} has {len(wrong)} other entries: {', '.join(wrong[:5])}"

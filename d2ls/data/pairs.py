@@ -39,11 +39,7 @@ def list_images(folder: Path) -> dict[str, Path]:
 
 
 def left_out(folder: Path) -> str | None:
-    """Images of other formats and sub-folders, which are not read, counted by kind; None where there are none.
-
-    Raises:
-        DataError: the folder cannot be read.
-    """
+    """Images of other formats and sub-folders, which are not read, counted by kind; None where there are none."""
     kinds = Counter("sub-folder" if path.is_dir() else path.suffix.lower() for path in _visible(folder))
     counts = [f"{kinds[kind]} {kind}" for kind in (*OTHER_SUFFIXES, "sub-folder") if kinds[kind]]
     return f"{folder}: left out: {', '.join(counts)}" if counts else None
@@ -83,11 +79,7 @@ def match(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
 
 
 def unique_names(pairs: Iterable[Pair], depth: int) -> list[Pair]:
-    """The pairs, names that occur twice made unique by the folder `depth` levels above the image.
-
-    Raises:
-        DataError: names still occur twice.
-    """
+    """The pairs; names that occur twice begin with the folder `depth` levels above the image, or are a DataError."""
     listed = list(pairs)
     counts = Counter(pair.name for pair in listed)
     named = [
@@ -109,11 +101,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Refuse a mask of another size than its image (shapes that begin with height and width).
-
-    Raises:
-        DataError: names both and their sizes.
-    """
+    """Refuse, by a DataError, a mask of another size than its image (shapes that begin with height and width)."""
     if image[:2] != mask[:2]:
         advice = "Image and mask must have one size: make both again from the same original."
         photograph = pair.image.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")

@@ -45,11 +45,7 @@ class Grid:
         return len(self.rows) - 1, len(self.columns) - 1
 
     def windows(self, members: Blocks, gap: int = 0) -> Iterator[tuple[Window, Window]]:
-        """Window and reach of each member, row by row; windows are `gap` pixels narrower on all sides.
-
-        Raises:
-            ConfigError: a gap that leaves nothing of a block.
-        """
+        """Window and reach of each member, row by row; windows are `gap` pixels narrower on all sides."""
         for row, column in np.argwhere(members).tolist():
             top, bottom = self.rows[row] + gap, self.rows[row + 1] - gap
             left, right = self.columns[column] + gap, self.columns[column + 1] - gap
@@ -70,11 +66,7 @@ class Grid:
 
 
 def choose_blocks(number: int, share: float, seed: int) -> Blocks:
-    """Which of a number of blocks validate, (number,): the share given, at least one, and not all.
-
-    Raises:
-        ConfigError: the share is not between 0 and 1, or there are too few blocks.
-    """
+    """Which of a number of blocks validate, (number,): the share given, at least one, not all (else ConfigError)."""
     if not 0 < share < 1:
         raise ConfigError(f"val_share is {share}; expected a share between 0 and 1.")
     if number < 2:

@@ -27,11 +27,7 @@ class BandStatistics:
 
 
 def band_statistics(dataset: SegmentationDataset, progress: Callable[[], object] = lambda: None) -> BandStatistics:
-    """Read every image of a data set once, whose spec needs no mean and std yet.
-
-    Raises:
-        DataError: an image cannot be read or is not as the spec describes it, or no pixel has data.
-    """
+    """Read every image of a data set once, whose spec needs no mean and std yet (raises DataError: unreadable)."""
     bands, share = len(dataset.spec.bands), max(16, _SAMPLE // max(1, len(dataset)))
     count, mean, squares = 0, np.zeros(bands), np.zeros(bands)
     rng, sample = np.random.default_rng(0), []

@@ -43,11 +43,7 @@ class SourceFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The content; a member's checksum is compared when its end is read.
-
-        Raises:
-            DataError: it cannot be read, or is damaged.
-        """
+        """The content; a member's checksum is compared when its end is read (raises DataError: unreadable, damaged)."""
         try:
             if self.file is not None:
                 with self.file.open("rb") as file:
@@ -90,14 +86,10 @@ def on_disk(path: Path) -> SourceFile:
 
 
 class Sources(ExitStack):
-    """All files below a folder and in the zip archives there; use it in a `with` statement.
+    """All files below a folder of downloads and in the zip archives there; use it in a `with` statement.
 
-    Args:
-        folder: the downloads.
-        scratch: an existing folder; compressed zips inside zips need room there, in files without a name.
-
-    Raises:
-        DataError: no such folder, an archive is damaged, or one has paths that lead out of it.
+    Compressed zips inside zips need room in the folder `scratch`, in files without a name. A DataError is raised where
+    the folder is missing, an archive is damaged, or one has paths that lead out of it.
     """
 
     def __init__(self, folder: Path, scratch: Path) -> None:
@@ -235,10 +227,8 @@ class Placement:
 def compare(files: Mapping[PurePosixPath, Sequence[SourceFile]], root: Path, preferred: str = "") -> Placement:
     """Tell new targets from those that exist; of several sources of a target the first is taken.
 
-    Sources in the folder `preferred` may differ from the others.
-
-    Raises:
-        DataError: sources of one target differ, or a file that exists differs from its source.
+    Sources in the folder `preferred` may differ from the others; otherwise a source that differs from another one, or
+    from a file that exists, is a DataError.
     """
     placement, conflicts = Placement(), []
     for target, sources in files.items():
@@ -263,11 +253,7 @@ def compare(files: Mapping[PurePosixPath, Sequence[SourceFile]], root: Path, pre
 
 
 def place(placement: Placement, root: Path, console: Console) -> None:
-    """Make the new files; interrupted, it continues when it is run again.
-
-    Raises:
-        DataError: no room, a source is damaged, or a file cannot be written.
-    """
+    """Make the new files; interrupted, it continues when run again (raises DataError: no room, or damaged)."""
     make_folder(root)
     needed = sum(source.size for source in placement.new.values() if source.member is not None)
     if needed > (free := shutil.disk_usage(root).free):
@@ -278,11 +264,7 @@ def place(placement: Placement, root: Path, console: Console) -> None:
 
 
 def link(source: SourceFile, target: Path) -> None:
-    """Give a file a second name, or copy it where that is impossible. A target that exists stays.
-
-    Raises:
-        DataError: neither works.
-    """
+    """Give a file a second name, or copy it where that is impossible (raises DataError). A target that exists stays."""
     if source.file is not None:
         with suppress(OSError):
             os.link(source.file.resolve(), target)

@@ -1,8 +1,8 @@
 """Check of a data set in its official folders: every file is read, every kind of fault is listed."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,33 +73,26 @@ class Found:
         self.problems.append(Problem(kind, str(path), str(detail).removeprefix(f"{path}: ")))
 
 
-@dataclass
-class SplitFigures:
-    """Figures of one split; `pixels` by class index."""
+class Split(NamedTuple):
+    """Figures of one split."""
 
-    images: int = 0
-    masks: int = 0
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    counts: Counter[str]  # number of files by kind
+    pixels: NDArray[np.int64] | None  # by label, (256,); None where labels are not read
 
 
 @dataclass
 class Check:
     """The outcome of a check."""
 
-    splits: dict[str, SplitFigures]
+    splits: dict[str, Split]
     problems: list[Problem]
     jobs: list[Job]
 
-    def to_dict(self, spec: DatasetSpec) -> dict[str, Any]:
-        """Plain types for JSON; shares of the classes are of the labelled pixels, that of ignore of all."""
+    def by_kind(self) -> dict[str, list[str]]:
+        """A line for each problem, below what its kind means."""
         return {
-            "dataset": spec.name,
-            "ok": not self.problems,
-            "splits": [
-                {"split": name, "images": split.images, "masks": split.masks, **shares(split.pixels, spec)}
-                for name, split in self.splits.items()
-            ],
-            "problems": [problem._asdict() for problem in self.problems],
+            meaning: [f"{problem.path}: {problem.detail}" for problem in self.problems if problem.kind == kind]
+            for kind, meaning in KINDS.items()
         }
 
 
@@ -114,11 +107,7 @@ def folders_of(facts: DatasetFacts, root: Path) -> list[ImageFolder]:
 
 
 def check_apart(path: Path, folders: list[ImageFolder]) -> None:
-    """Refuse an output file that would lie among the images or masks of a data set, and count as one of them.
-
-    Raises:
-        ConfigError: names the file.
-    """
+    """Refuse, by a ConfigError, an output file among the images or masks of a data set: it would count as one."""
     own = {found.resolve() for images in folders for found in (images.folder, *(mask.folder for mask in images.masks))}
     if path.absolute().parent.resolve() in own:
         raise ConfigError(f"{path}: this folder is part of the data set; choose another one.")
@@ -128,77 +117,67 @@ def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
     """Read every image and mask of the folders; the problems are in the order of their files."""
     problems: list[Problem] = []
     jobs = [job for folder in folders for job in _list_jobs(folder, problems)]
-    splits = {folder.split: SplitFigures() for folder in folders}
+    counts = {folder.split: Counter(images=0, masks=0) for folder in folders}
+    pixels = {name: np.zeros(256, np.int64) for name in counts}
     same: dict[tuple[str | None, bytes], list[Job]] = defaultdict(list)  # by content
     for found in pool.run(partial(_read, spec=spec), jobs, workers, "Reading"):
         problems += found.problems
-        split = splits[found.job.folder.split]
-        split.images += 1
-        split.masks += bool(found.job.masks)
-        split.pixels += found.pixels
+        counts[found.job.folder.split].update(images=1, masks=bool(found.job.masks))
+        pixels[found.job.folder.split] += found.pixels
         if found.digest is not None and found.job.folder.family is not None:
             same[found.job.folder.family, found.digest].append(found.job)
     problems += _duplicates(same.values())
+    splits = {name: Split(counts[name], pixels[name]) for name in counts}
     return Check(splits, sorted(problems, key=lambda problem: (problem.path, problem.kind)), jobs)
 
 
 def read_mask(path: Path, folder: MaskFolder, spec: DatasetSpec) -> NDArray[np.uint8]:
-    """Class indices and the ignore index of a mask, (H, W).
-
-    Raises:
-        DataError: unreadable, or labels outside the classes.
-    """
+    """Class indices and the ignore index of a mask, (H, W) (raises DataError: unreadable, or other labels)."""
     return _to_index(_read_raw(path, folder), path, folder, spec)
 
 
-def print_check(report: Check, spec: DatasetSpec, seconds: float, console: Console) -> None:
-    """Print figures by split, and the problems by kind."""
-    rows = [
-        (name, (split.images, split.masks), split.pixels if split.masks else None)
-        for name, split in report.splits.items()
-    ]
-    title = f"{spec.name}: {len(report.jobs)} images read in {seconds:.1f} s"
-    console.print(shares_table(title, ("images", "with masks"), rows, spec))
-    for kind, meaning in KINDS.items():
-        lines = [f"{problem.path}: {problem.detail}" for problem in report.problems if problem.kind == kind]
-        print_some(meaning, lines, console)
-    if not report.problems:
-        console.print("No problems found.", style="green")
-
-
-def print_some(title: str, lines: list[str], console: Console, more: str = " (--json lists all)") -> None:
-    """Print the number of problems, the first of them, and how many more there are; nothing where there are none."""
-    if lines:
-        console.print(f"{len(lines)} {title}:", style="bold red", highlight=False)
-    for line in lines[:_MAX_LINES]:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
-    if len(lines) > _MAX_LINES:
-        console.print(f"  and {len(lines) - _MAX_LINES} more{more}", markup=False)
-
-
-def shares(pixels: NDArray[np.int64], spec: Any) -> dict[str, Any]:
-    """Each class's share of the labelled pixels, counted by label, (256,), and the ignored share of all.
+def figures(splits: Mapping[str, Split], spec: Any) -> list[dict[str, Any]]:
+    """Plain types for JSON: counts, each class's share of the labelled pixels, and the ignored share of all.
 
     Classes and ignore index are those of a `DatasetSpec`, or of the settings of a config.
     """
-    whole, ignored = int(pixels.sum()), int(pixels[spec.ignore_index])
-    return {
-        "shares": {name: int(pixels[at]) / max(1, whole - ignored) for at, name in enumerate(spec.classes)},
-        "ignored": ignored / max(1, whole),
-    }
+    result = []
+    for name, (counts, pixels) in splits.items():
+        result.append({"split": name, **counts})
+        if pixels is not None:
+            whole, ignored = int(pixels.sum()), int(pixels[spec.ignore_index])
+            shares = {label: int(pixels[at]) / max(1, whole - ignored) for at, label in enumerate(spec.classes)}
+            result[-1] |= {"shares": shares, "ignored": ignored / max(1, whole)}
+    return result
 
 
-def shares_table(
-    title: str, counts: Iterable[str], rows: Iterable[tuple[str, Iterable[int], NDArray[np.int64] | None]], spec: Any
-) -> Table:
-    """A table of splits: name, counts, and the shares of the classes where labels were read."""
-    right = [Column(name, justify="right") for name in (*counts, *spec.classes, "ignored")]
+def print_report(
+    title: str, splits: Mapping[str, Split], problems: Mapping[str, list[str]], spec: Any, console: Console
+) -> None:
+    """Print the `figures` of the splits as a table, and the problems by kind."""
+    kinds = next(iter(splits.values())).counts
+    right = [Column(name, justify="right") for name in (*kinds, *spec.classes, "ignored")]
     table = Table("split", *right, title=title)
-    for name, numbers, pixels in rows:
-        part = None if pixels is None else shares(pixels, spec)
-        figures = [*part["shares"].values(), part["ignored"]] if part else []
-        table.add_row(name, *map(str, numbers), *(f"{100 * share:.1f} %" for share in figures))
-    return table
+    for found in figures(splits, spec):
+        has_labels = "shares" in found and found.get("masks", True)
+        shares = [*found["shares"].values(), found["ignored"]] if has_labels else []
+        numbers = (str(found[kind]) for kind in kinds)
+        table.add_row(found["split"], *numbers, *(f"{100 * share:.1f} %" for share in shares))
+    console.print(table)
+    print_problems(problems, console)
+    if not any(problems.values()):
+        console.print("No problems found.", style="green")
+
+
+def print_problems(problems: Mapping[str, list[str]], console: Console, more: str = " (--json lists all)") -> None:
+    """Print, for each kind, the number of problems, the first of them, and how many more there are."""
+    for title, lines in problems.items():
+        if lines:
+            console.print(f"{len(lines)} {title}:", style="bold red", highlight=False)
+        for line in lines[:_MAX_LINES]:
+            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        if len(lines) > _MAX_LINES:
+            console.print(f"  and {len(lines) - _MAX_LINES} more{more}", markup=False)
 
 
 def _list_jobs(folder: ImageFolder, problems: list[Problem]) -> list[Job]:

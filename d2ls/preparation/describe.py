@@ -15,7 +15,7 @@ from d2ls.data.pairs import Pair
 from d2ls.data.sets.folder import Entry, format_classes, hex_of, splits_of
 from d2ls.data.spec import IGNORE, Colour
 from d2ls.errors import DataError
-from d2ls.preparation.check import print_some
+from d2ls.preparation.check import print_problems
 
 MOST_LABELS = 64  # more values or colours than this are a photograph or a lossy mask
 RARE = 1e-4  # share of pixels below which a class can hardly be learnt
@@ -29,21 +29,13 @@ class Description:
     images: Counter[str] = field(default_factory=Counter)  # number of files by split
     masks: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)  # images by bands and depth, such as "8-bit rgb"
-    # height and width of the images, and how often each occurs
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    # pixels by mask value, or by colour where the masks are colour pictures
-    labels: Counter[Label] = field(default_factory=Counter)
-    problems: dict[str, list[str]] = field(
-        default_factory=lambda: defaultdict(list)
-    )  # files by what is wrong with them
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images by height and width
+    labels: Counter[Label] = field(default_factory=Counter)  # pixels by value, or by colour of colour masks
+    problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # files by what is wrong
 
 
 def describe(folder: Path, progress: Callable[[], object] = lambda: None) -> Description:
-    """Read the headers of all images and all pixels of all masks, in one of the layouts of `d2ls.data.sets.folder`.
-
-    Raises:
-        DataError: the folder cannot be listed, or holds no images.
-    """
+    """Read the headers of all images and all pixels of all masks, in one of the layouts of `d2ls.data.sets.folder`."""
     splits = splits_of(folder)
     result = Description()
     for split, pairs in splits.items():
@@ -84,11 +76,7 @@ def advice(found: Description) -> list[str]:
 
 
 def classes_table(found: Description) -> str:
-    """A ready `classes.csv`; names and `ignore` are proposals to be edited.
-
-    Raises:
-        DataError: no masks, or no masks of classes.
-    """
+    """A ready `classes.csv`; names and `ignore` are proposals (raises DataError: no masks, or no masks of classes)."""
     labels = sorted(found.labels, key=lambda label: (isinstance(label, int), label))
     if not labels or len(labels) > MOST_LABELS:
         raise DataError(f"{len(labels)} different mask values: expected 1 to {MOST_LABELS} for a table of classes.")
@@ -114,8 +102,7 @@ def tell(found: Description, console: Console) -> None:
     for label, pixels in found.labels.most_common(MOST_LABELS):
         table.add_row(_text(label), f"{pixels:,}", f"{pixels / total:.3%}")
     console.print(table)
-    for kind, lines in found.problems.items():
-        print_some(kind, lines, console, more="")
+    print_problems(found.problems, console, more="")
     for line in advice(found):
         console.print(f"note: {line}", highlight=False, soft_wrap=True)
 

@@ -45,9 +45,7 @@ class Labelled(NamedTuple):
 def read_coco(path: Path, images: Path) -> list[Labelled]:
     """Read a COCO file of instances: polygons, and run lengths (RLE), compressed or not.
 
-    Args:
-        path: the JSON file; all images that it lists are taken, also those without a shape.
-        images: folder that its file names begin in.
+    All images that it lists are taken, also those without a shape; their names begin in the folder `images`.
 
     Raises:
         DataError: it cannot be read, or is of another kind.
@@ -76,14 +74,9 @@ def read_coco(path: Path, images: Path) -> list[Labelled]:
 
 
 def read_labelme(path: Path, images: Path) -> list[Labelled]:
-    """Read what labelme saved: polygons, rectangles, circles and masks; lines and points have no area.
+    """Read what labelme saved, a folder of JSON files or one: polygons, rectangles, circles, masks; not lines, points.
 
-    Args:
-        path: folder of its JSON files, or one of them; images without one are left out.
-        images: folder of the images that they name.
-
-    Raises:
-        DataError: no JSON file, or one that cannot be read or is of another kind.
+    Images without a file are left out. Raises a DataError where none, or one of another kind, is there.
     """
     found = []
     for file in [path] if path.is_file() else sorted(path.glob("*.json")):
@@ -101,12 +94,9 @@ def read_labelme(path: Path, images: Path) -> list[Labelled]:
 
 
 def read_geojson(path: Path, images: Path, column: str) -> list[Labelled]:
-    """Read polygons in map coordinates: GeoJSON, GeoPackage or shapefile.
+    """Read polygons in map coordinates: one GeoJSON, GeoPackage or shapefile, whose column has the class names.
 
-    Args:
-        path: one file for all images.
-        images: folder of georeferenced TIFF files; all of them are taken, also those without a polygon.
-        column: that holds the class names.
+    All georeferenced TIFF files of the folder `images` are taken, also those without a polygon.
 
     Raises:
         DataError: a file cannot be read, has no coordinate reference system or no such column, a polygon has no class,
@@ -136,22 +126,18 @@ def write_folder(
     found: Sequence[Labelled], folder: Path, split: str | None = None, *, background: str = "background",
     overwrite: bool = False, progress: Callable[[], object] = lambda: None,
 ) -> dict[str, int]:  # fmt: skip
-    """Write masks, copy images, and make the table of classes where there is none.
+    """Write masks, copy images, and make the table of classes where there is none; one that is there is kept to.
 
     Args:
         found: the images.
-        folder: gets `images`, `masks` and `classes.csv`; the names of a table that is there are kept to.
+        folder: gets `images`, `masks` and `classes.csv`.
         split: sub-folder of `images` and `masks`; None: none.
         background: class of the pixels outside all shapes; "ignore": they count nowhere.
-        overwrite: whether masks that are there are replaced.
+        overwrite: whether masks that are there are replaced; else they are a ConfigError, as are labels of no class.
         progress: called after each image.
 
     Returns:
         Pixels by class.
-
-    Raises:
-        DataError: an image is missing, of another size than its labels, or has the name of another one.
-        ConfigError: a mask is there already, or a label is not in the table of classes.
     """
     masks, pictures = (folder / kind / (split or "") for kind in ("masks", "images"))
     targets = [masks / f"{labelled.image.stem}.png" for labelled in found]

@@ -52,11 +52,7 @@ class Journal:
         return self.done.get(step.name) == _fingerprint(step)
 
     def begin(self, step: Step) -> None:
-        """Note that the output folders belong to prepare_data.
-
-        Raises:
-            DataError: they hold files that prepare_data has not written.
-        """
+        """Note that the output folders belong to prepare_data (raises DataError: they hold other files)."""
         if step.name not in self.done:
             for folder in step.outputs:
                 if found := _files(folder):
@@ -75,17 +71,10 @@ class Journal:
 def prepare(
     facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, workers: int, console: Console
 ) -> Outcome:
-    """Place the originals of a data set and make from them what training reads.
+    """Place the originals of a data set below a data root and make from them what training reads.
 
-    It deletes and overwrites nothing that it has not written itself.
-
-    Args:
-        facts: the data set.
-        downloads: folder with archives, or with their unpacked content.
-        root: the data root.
-        dry_run: only print what would be done.
-        workers: processes.
-        console: for progress.
+    It deletes and overwrites nothing that it has not written itself. `downloads` holds archives, or what they hold; in
+    a dry run it only prints what would be done.
 
     Raises:
         DataError: nothing of the data set is there, an archive is not to be trusted, or an existing file differs.

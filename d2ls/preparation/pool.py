@@ -31,14 +31,8 @@ def default_workers() -> int:
 def run(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, label: str) -> Iterator[Result]:
     """Yield the results of a function for all jobs, in the order of completion; the first error stops all.
 
-    Args:
-        function: can be pickled, as its arguments can.
-        jobs: its arguments.
-        workers: number of processes; with 1 the jobs run in this process.
-        label: text beside the progress bar, on stderr.
-
-    Raises:
-        D2LSError: a process died.
+    The function and its arguments can be pickled; with 1 worker it runs in this process. The label stands beside the
+    progress bar, on stderr. A process that dies is a D2LSError.
     """
     console = Console(stderr=True)
     results = map(function, jobs) if workers == 1 or len(jobs) < 2 else _together(function, jobs, workers)

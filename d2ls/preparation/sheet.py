@@ -22,11 +22,7 @@ _BACKGROUND, _FOREGROUND = (250, 250, 250), (30, 30, 30)
 
 
 def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, seed: int = 0) -> Pixels:
-    """Draw random pairs of images and masks, RGB (H, W, 3); those that cannot be read are skipped.
-
-    Raises:
-        DataError: no pair could be read.
-    """
+    """Draw random pairs of images and masks, RGB (H, W, 3), of those that can be read (raises DataError: none)."""
     candidates = [job for job in jobs if job.masks and job.folder.family not in (None, "originals")]
     candidates = candidates or [job for job in jobs if job.masks]
     random.Random(seed).shuffle(candidates)

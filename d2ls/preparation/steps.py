@@ -25,11 +25,7 @@ _PATCH = re.compile(r"(?P<stem>.+?)_\d+_\d+(_\d+)?")
 
 
 def run(step: Step, workers: int) -> Summary:
-    """Run a step; one that was interrupted is completed by running it again.
-
-    Raises:
-        DataError: a file cannot be read or written, or does not belong to the input.
-    """
+    """Run a step, or complete it where it was interrupted (raises DataError: a file of its input is wrong)."""
     match step:
         case SplitStep():
             return split_all(step.tiles(), step.tiling, workers, label=step.tiling.masks.parent.name)
@@ -40,13 +36,9 @@ def run(step: Step, workers: int) -> Summary:
 
 
 def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
-    """Cut all tiles, in parallel.
+    """Cut all tiles, in parallel; the notes name patches of these tiles that this run has not written.
 
-    Returns:
-        The figures of all tiles; its notes name patches of these tiles that this run has not written.
-
-    Raises:
-        DataError: a tile cannot be read, or a patch not be written; what has been written by then is whole.
+    A tile that cannot be read is a DataError; what has been written by then is whole.
     """
     begin, folders = time.time(), (tiling.images, tiling.masks, tiling.masks / ORIGINALS)
     for folder, tile in product(folders[:2], tiles):
@@ -77,11 +69,7 @@ def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label:
 
 
 def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Summary:
-    """Convert all masks of a folder to class indices, and colours beside them.
-
-    Raises:
-        DataError: the folder is missing or empty, a mask cannot be read or has values without a meaning.
-    """
+    """Convert all masks of a folder to class indices, and colours beside them (raises DataError: other values)."""
     begin, found = time.time(), list_images(step.masks) if step.masks.is_dir() else {}
     if not found:
         problem = "no masks in it" if step.masks.is_dir() else "no such folder"
@@ -101,8 +89,7 @@ def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Sum
 def merge_all(step: MergeStep) -> Summary:
     """Link the images below several folders into one; earlier links with another content are replaced.
 
-    Raises:
-        DataError: two folders have a file of the same path.
+    Two of one path are a DataError.
     """
     written: list[str] = []
     for target, folders in step.sources.items():

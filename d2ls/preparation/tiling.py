@@ -49,11 +49,7 @@ class Summary:
 
 
 def split(tile: OriginalTile, tiling: Tiling) -> Summary:
-    """Cut one tile and write its patches; the result depends on the tile and the settings alone.
-
-    Raises:
-        DataError: image or mask cannot be read or do not fit each other, or a patch cannot be written.
-    """
+    """Cut one tile and write its patches; the result depends on the tile and the settings alone."""
     summary = Summary()
     image, mask = _read(tile, tiling, summary)
     if tiling.colours:
@@ -104,9 +100,7 @@ def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list
 
     The crop's side is 3/8 to 1/2 of the patch's. Resized bilinearly, the mask by nearest neighbour. The copies:
     vertical flip, horizontal flip, rotation by 90, 180 or 270 degrees. The name of the patch seeds the random numbers.
-
-    Returns:
-        Four pairs of image (H, W, 3) and mask (H, W) of the patch's size, or none.
+    Gives four pairs of image (H, W, 3) and mask (H, W) of the patch's size, or none.
     """
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
@@ -128,8 +122,7 @@ def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list
 def threshold_colours(rgb: Pixels) -> tuple[int, int]:
     """Threshold each channel of a colour mask (H, W, 3) at 128, in place, for colours of channels 0 or 255.
 
-    Returns:
-        Number of pixels that are changed, and of those that become a colour of no ISPRS class.
+    Gives the number of pixels that are changed, and of those that become a colour of no ISPRS class.
     """
     changed = unknown = 0
     for top in range(0, len(rgb), _BLOCK):

@@ -55,14 +55,10 @@ def spread(names: Sequence[str]) -> list[str]:
 
 
 def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scores) -> dict[str, Any]:
-    """Read an image, its labels and its written mask again, and draw them.
+    """Read an image, its labels and its written mask again, and draw them, as content for the page.
 
-    Returns:
-        Content for the page: "name", "width" and "height" in pixels, "figures"; "scores" as in `metrics.json`, None
-        without labels, and the most frequent "mistakes".
-
-    Raises:
-        DataError: one of them cannot be read.
+    It is "name", "width" and "height" in pixels, "figures"; "scores" as in `metrics.json`, None without labels, and the
+    most frequent "mistakes".
     """
     spec = dataset.spec
     image, prediction, truth = files.read_image(pair.image), masks.read(pair.name), dataset.read_mask(pair)

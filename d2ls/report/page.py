@@ -53,9 +53,6 @@ def write(
         run: what made the masks.
         image: name of the one whose dictionary is shown; None takes the median by mIoU, else the first.
         window: height and width of windows, where images are segmented by them.
-
-    Raises:
-        DataError: an image or mask cannot be read again, or the page cannot be written.
     """
     pairs = {pair.name: pair for pair in dataset.pairs}
     found = scores.plain if scores.counts else None

@@ -47,16 +47,9 @@ def patches(
 ) -> Splits:
     """Data sets over the patches of `<home>/{train,test}/{images_1024,masks_1024}`.
 
-    Protocol "strict" keeps all variants of one tile out of training, and validates on its variant 0; "published" trains
-    on all tiles and validates on the test patches.
-
-    Args:
-        labels: the classes.
-        home: name below the data root.
-        name: pattern of a training patch's stem with the groups `tile` and `variant`.
-        validation: the tile held out by protocol "strict", without leading zeros.
-        augmentation: random changes for training.
-        prepare: called before the folder is listed; the demo draws its scenes here.
+    Protocol "strict" keeps all variants of one tile, `validation` (without leading zeros), out of training, and
+    validates on its variant 0; "published" trains on all tiles and validates on the test patches. The pattern `name`
+    has the groups `tile` and `variant` of a patch's stem. `prepare` is called before the folder is listed.
     """
     tool = f"tools/{labels.name}_patch_split.py"
 
@@ -105,11 +98,7 @@ class Naming:
 
 
 def tiles(images: Path, masks: Path, naming: Naming) -> list[OriginalTile]:
-    """Tiles of two folders in the order of their names.
-
-    Raises:
-        DataError: a folder is missing or has no files of these names, or a file has no partner.
-    """
+    """Tiles of two folders in the order of their names (raises DataError: no files of these names, or no partner)."""
     found, partners = _named(images, naming.image, "images"), _named(masks, naming.mask, "masks")
     for here, there, folder, what, other, ending in (
         (found, partners, images, "image", "mask", naming.mask),
@@ -135,13 +124,9 @@ def plan(
 ) -> Plan:
     """Targets of the original files: images and masks of all tiles, eroded masks of test tiles.
 
-    Args:
-        spec: its name is the folder's.
-        stem: begins the names of the files, before the tile.
-        splits: tiles of "train" and "test".
-        names: ends of the names, with full and with eroded masks.
-        found: path, tile and kind ("images", "masks" or "masks_eroded") of each file.
-        left_out: tiles of no split, and why.
+    The files begin with `stem`. `splits` are the tiles of "train" and "test"; `names` are for full and eroded masks;
+    `found` are path, tile and kind ("images", "masks" or "masks_eroded") of each file; `left_out` says why for tiles of
+    no split.
     """
     ends = {"images": names[0].image, "masks": names[0].mask, "masks_eroded": names[1].mask}
 

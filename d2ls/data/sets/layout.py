@@ -33,12 +33,9 @@ Planner = Callable[[Sequence[PurePosixPath], Callable[[PurePosixPath], bytes]], 
 def plan_by_path(
     target: Callable[[PurePosixPath], PurePosixPath | None], partners: tuple[str, str], unlabelled: str = ""
 ) -> Planner:
-    """A planner for data sets in which a file's path tells its target.
+    """A planner for data sets in which a file's path tells its target below the data root, None for files of no use.
 
-    Args:
-        target: the path below the data root, None for files of no use.
-        partners: names of the folders of images and of masks, which hold files of the same stems.
-        unlabelled: name of the folder of the split without masks.
+    `partners` are the folders of images and of masks, which hold files of one stem, but for the folder `unlabelled`.
     """
 
     def plan(paths: Sequence[PurePosixPath], _: Callable[[PurePosixPath], bytes]) -> Plan:
@@ -68,11 +65,7 @@ class OriginalTile:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """Settings by which tiles are cut into patches, and the folders of the patches.
-
-    Raises:
-        ConfigError: a size, stride or scale out of range.
-    """
+    """Settings by which tiles are cut into patches, and the folders of the patches (ConfigError: one out of range)."""
 
     spec: DatasetSpec  # classes and colours
     images: Path  # folders of the patches; `masks` also holds the folder `origin` of a run with `colours`

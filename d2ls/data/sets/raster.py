@@ -40,13 +40,8 @@ class RasterSpec(DatasetSpec):
 class RasterDataset(SegmentationDataset):
     """Regions of rasters; a training sample is cut out of a region and its surroundings of the same split.
 
-    Args:
-        spec: classes and bands.
-        listing: lists the regions; called at first use.
-        labels: class indices and the ignore index, laid over the rasters.
-        areas: numbers of the splits, laid over the rasters; None: the regions' windows alone decide.
-        number: that of this split; other pixels have no data in it.
-        augmentation: random changes for training; None for evaluation.
+    The labels are laid over the rasters, as are the areas with the numbers of the splits; pixels of another number have
+    no data in it. Without areas the regions' windows alone decide. Other arguments are those of `SegmentationDataset`.
     """
 
     def __init__(
@@ -166,11 +161,7 @@ class LabelledRasters:
         return self._dataset("test")
 
     def regions(self, split: str) -> list[Region]:
-        """The regions of a split, raster by raster and row by row.
-
-        Raises:
-            DataError: labels or splits do not fit the rasters, or the split has no region.
-        """
+        """The regions of a split, raster by raster, row by row (raises DataError: nothing fits, or it is empty)."""
         gap = self._gap if self._areas is None and split != "train" else 0
         found = []
         for (image, grid, _), members in zip(self._grids, self._members(split), strict=True):

@@ -43,11 +43,7 @@ def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> Segme
 
 
 def tiles(folder: Path) -> list[layout.OriginalTile]:
-    """Labelled frames of the folders `seqN/{Images,Labels}` in the order of their names.
-
-    Raises:
-        DataError: the folder is missing or has no sequences, or a frame has no label.
-    """
+    """Labelled frames of `seqN/{Images,Labels}` in the order of their names (raises DataError: none, or no label)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Expected the folder that holds the sequences seqN/Images.")
     hint = "Frames are split together with their labels; UAVid's test frames have none and stay whole."
