@@ -24,19 +24,12 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A variant's mean score less the first variant's, over the images as they were sampled again and again.
+    """A variant's mean score less the first variant's, over the images as they were sampled again and again."""
 
-    Attributes:
-        value: on all images.
-        low: lower end of the 95 % interval (percentiles).
-        high: upper end.
-        better: share of the samples in which the variant is better; ties count half.
-    """
-
-    value: float
-    low: float
-    high: float
-    better: float
+    value: float  # on all images
+    low: float  # lower end of the 95 % interval (percentiles)
+    high: float  # upper end
+    better: float  # share of the samples in which the variant is better; ties count half
 
 
 def spreads(counts: Counts, scored: Sequence[int]) -> dict[str, Any]:

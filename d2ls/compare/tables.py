@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,25 +26,15 @@ FILES = ("comparison.md", "comparison.csv", "comparison.tex", "comparison.html")
 
 @dataclass(frozen=True)
 class Row:
-    """A variant's figures.
-
-    Attributes:
-        name: of the variant.
-        seeds: how many runs.
-        means: Spread of "mIoU", "F1" and "OA".
-        per_class: Spread of the IoU of each class.
-        single: mIoU of each seed.
-        difference: mIoU less the first variant's.
-        cost: parameters, multiply_adds, seconds_per_step, peak_memory_mb: medians over seeds.
-    """
+    """A variant's figures."""
 
     name: str
-    seeds: int
-    means: dict[str, Spread]
-    per_class: list[Spread]
-    single: list[float]
-    difference: Difference
-    cost: dict[str, float]
+    seeds: int  # number of runs
+    means: dict[str, Spread]  # of "mIoU", "F1" and "OA"
+    per_class: list[Spread]  # of the IoU of each class
+    single: list[float]  # mIoU of each seed
+    difference: Difference  # mIoU less the first variant's
+    cost: dict[str, float]  # medians over the seeds
 
 
 def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[Row]:
@@ -94,9 +85,9 @@ def notes_on(results: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 def terminal(rows: Sequence[Row], classes: Sequence[str], title: str) -> Group:
     """The tables for a terminal of 80 columns: difference, further scores, cost."""
-    cells = [_cells(row, "±") for row in rows]
+    cells, by_class = _sheets(rows, classes)
     scores = [[HEADER[at], *(line[at] for line in cells)] for at in (4, 5)]
-    scores += [[f"IoU {name}", *(_spread(row.per_class[at], "±") for row in rows)] for at, name in enumerate(classes)]
+    scores += [[f"IoU {name}", *(line[at] for line in by_class)] for at, name in enumerate(classes, 1)]
     return Group(
         title,
         _for_terminal(HEADER[:4], [line[:4] for line in cells]),
@@ -116,7 +107,13 @@ def _for_terminal(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Tabl
 
 def write(folder: Path, rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> list[Path]:
     """Write the table as Markdown, CSV, LaTeX and a page; each whole or not at all."""
-    texts = (_markdown(rows, classes, notes), _csv(rows, classes), _latex(rows, classes), _page(rows, classes, notes))
+    cells, by_class = _sheets(rows, classes)
+    sheets = (HEADER, *cells), (("IoU", *classes), *by_class)
+    markdown = "".join("".join(map(_line, (head, ["---"] * len(head), *lines))) + "\n" for head, *lines in sheets)
+    texts = (
+        markdown + "\n".join([*notes, ""]), _csv(rows, classes), "\n".join(_latex(*sheet) for sheet in sheets),
+        _page(rows, classes, notes),
+    )  # fmt: skip
     paths = [folder / name for name in FILES]
     for path, text in zip(paths, texts, strict=True):
         write_bytes(path, text.encode())
@@ -129,46 +126,40 @@ HEADER = (
 )  # fmt: skip
 
 
-def _cells(row: Row, sign: str, dash: str = "-") -> list[str]:
+def _sheets(rows: Sequence[Row], classes: Sequence[str]) -> tuple[list[list[str]], list[list[str]]]:
+    """Texts of the table below HEADER, and of the IoU of each class, a line for each variant."""
+    return [_cells(row) for row in rows], [[row.name, *map(_spread, row.per_class)] for row in rows]
+
+
+def _cells(row: Row) -> list[str]:
     value, low, high = (100 * number for number in row.difference[:3])
-    is_first = value == low == high == 0
-    against = f"{value:+.2f} [{_number(low, 2, dash)}, {_number(high, 2, dash)}]"
-    better = row.difference.better
+    is_first, better = value == low == high == 0, row.difference.better
     return [
         row.name,
-        _spread(row.means["mIoU"], sign),
-        dash if is_first else against,
-        dash if is_first or math.isnan(better) else f"{better:.0%}",
-        _spread(row.means["F1"], sign),
-        _spread(row.means["OA"], sign),
+        _spread(row.means["mIoU"]),
+        "-" if is_first else f"{value:+.2f} [{_number(low, 2)}, {_number(high, 2)}]",
+        "-" if is_first or math.isnan(better) else f"{better:.0%}",
+        _spread(row.means["F1"]),
+        _spread(row.means["OA"]),
         f"{row.cost['parameters'] / 1e6:.2f}",
         f"{row.cost['multiply_adds'] / 1e9:.2f}",
         f"{row.cost['seconds_per_step']:.3f}",
-        _number(row.cost["peak_memory_mb"], 0, dash),
+        _number(row.cost["peak_memory_mb"], 0),
     ]
 
 
-def _spread(value: Spread, sign: str) -> str:
+def _spread(value: Spread) -> str:
     """Per cent, with the deviation over seeds where there are several."""
-    if math.isnan(value.mean):
-        return "-"
-    return f"{100 * value.mean:.2f}" + ("" if math.isnan(value.deviation) else f" {sign} {100 * value.deviation:.2f}")
+    deviation = "" if math.isnan(value.deviation) else f" ± {100 * value.deviation:.2f}"
+    return _number(100 * value.mean, 2) + deviation
 
 
-def _number(value: float, digits: int, dash: str) -> str:
-    return dash if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _markdown(rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> str:
-    lines = [_line(HEADER), _line("---" for _ in HEADER), *(_line(_cells(row, "±")) for row in rows), ""]
-    names = ("IoU", *classes)
-    lines += [_line(names), _line("---" for _ in names)]
-    lines += [_line([row.name, *(_spread(value, "±") for value in row.per_class)]) for row in rows]
-    return "\n".join([*lines, "", *notes, ""])
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _line(cells: Any) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
@@ -183,35 +174,32 @@ def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
     return stream.getvalue()
 
 
-def _latex(rows: Sequence[Row], classes: Sequence[str]) -> str:
-    lines = [_cells(row, r"$\pm$", "--") for row in rows]
-    for line in lines:
-        line[2] = line[2] if line[2] == "--" else line[2].replace("-", "$-$")
-    by_class = [[row.name, *(_spread(value, r"$\pm$") for value in row.per_class)] for row in rows]
-    return _tabular(HEADER, lines) + "\n" + _tabular(("IoU", *classes), by_class)
-
-
-def _tabular(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head, *body = (" & ".join(map(_escape, cells)) + r" \\" for cells in (header, *lines))
+def _latex(header: Sequence[str], *lines: Sequence[str]) -> str:
+    body = [(_escape(name), *(_figure(cell) for cell in cells)) for name, *cells in lines]
+    head, *body = (" & ".join(cells) + r" \\" for cells in (map(_escape, header), *body))
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _escape(text: str) -> str:
-    for sign in "&%#_":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return re.sub("([&%#_])", r"\\\1", text)
+
+
+def _figure(text: str) -> str:
+    """A cell of figures in LaTeX."""
+    return "--" if text == "-" else _escape(text).replace("-", "$-$").replace("±", r"$\pm$")
 
 
 def _page(rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> str:
+    cells, by_class = _sheets(rows, classes)
     values = [value for row in rows for value in row.single]
     low, high = min(values), max(values)
     margin = max(high - low, 0.01) * 0.1
     positions = {row.name: [_place(value, low - margin, high + margin) for value in row.single] for row in rows}
     means = {row.name: _place(row.means["mIoU"].mean, low - margin, high + margin) for row in rows}
     content = {
-        "header": HEADER, "cells": [_cells(row, "±") for row in rows], "rows": rows, "classes": classes, "notes": notes,
-        "per_class": [[_spread(value, "±") for value in row.per_class] for row in rows],
+        "header": HEADER, "cells": cells, "rows": rows, "classes": classes, "notes": notes,
+        "per_class": [line[1:] for line in by_class],
         "positions": positions, "means": means, "low": f"{100 * (low - margin):.1f}",
         "high": f"{100 * (high + margin):.1f}",
     }  # fmt: skip

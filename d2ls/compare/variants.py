@@ -22,17 +22,11 @@ ABLATION: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table.
+    """One row of the table."""
 
-    Attributes:
-        name: unique in the comparison.
-        config: the config file.
-        overrides: settings in the place of those in the config.
-    """
-
-    name: str
-    config: Path
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # unique in the comparison
+    config: Path  # the config file
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # settings in the place of those in the config
 
     @property
     def folder(self) -> str:
