@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.io import SUFFIXES
@@ -89,8 +88,7 @@ def without_zeros(tile: str) -> str:
     return "_".join(str(int(number)) for number in tile.split("_"))
 
 
-@dataclass(frozen=True)
-class Naming:
+class Naming(NamedTuple):
     """Ends of the names of a tile's image and mask, after their common stem."""
 
     image: str
@@ -100,12 +98,9 @@ class Naming:
 def tiles(images: Path, masks: Path, naming: Naming) -> list[OriginalTile]:
     """Tiles of two folders in the order of their names (raises DataError: no files of these names, or no partner)."""
     found, partners = _named(images, naming.image, "images"), _named(masks, naming.mask, "masks")
-    for here, there, folder, what, other, ending in (
-        (found, partners, images, "image", "mask", naming.mask),
-        (partners, found, masks, "mask", "image", naming.image),
-    ):
+    sides = ("image", images, found, naming.image), ("mask", masks, partners, naming.mask)
+    for (what, folder, here, _), (other, where, there, ending) in (sides, sides[::-1]):
         if alone := [stem for stem in here if stem not in there]:
-            where = masks if other == "mask" else images
             raise DataError(
                 f"{folder}: no {other} for {len(alone)} of {len(here)} {what}s (first: {here[alone[0]].name}; expected "
                 f"{alone[0]}{ending}.tif in {where}). Every tile needs both: complete the folders, or move these "
@@ -201,10 +196,8 @@ def _named(folder: Path, ending: str, what: str) -> dict[str, Path]:
     if found:
         return found
     wanted = f"names end in {ending}" if ending else f"names do not end in {ERODED}"
-    there = f"{len(everything)} other images there, first: {next(iter(everything.values())).name}" if everything else (
-        "no images there at all"
-    )  # fmt: skip
+    first = f"{len(everything)} other images there, first: {min(everything.values()).name}" if everything else ""
     raise DataError(
-        f"{folder}: no {what} ({', '.join(SUFFIXES)}) whose {wanted}; {there}. Give the folder of the originals, and "
-        "choose among them with --eroded (labels) and, for Potsdam, --rgb-image."
+        f"{folder}: no {what} ({', '.join(SUFFIXES)}) whose {wanted}; {first or 'no images there at all'}. Give the "
+        "folder of the originals, and choose among them with --eroded (labels) and, for Potsdam, --rgb-image."
     )
