@@ -175,8 +175,8 @@ def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
 
 
 def _latex(header: Sequence[str], *lines: Sequence[str]) -> str:
-    body = [(_escape(name), *(_figure(cell) for cell in cells)) for name, *cells in lines]
-    head, *body = (" & ".join(cells) + r" \\" for cells in (map(_escape, header), *body))
+    cells = [(_escape(name), *map(_figure, figures)) for name, *figures in lines]
+    head, *body = (" & ".join(line) + r" \\" for line in (map(_escape, header), *cells))
     begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +63,10 @@ class Splits:
         self, split: str, protocol: str, folder: str | None, augmentation: Augmentation | None = None
     ) -> SegmentationDataset:
         check_protocol(protocol)
-        listing = partial(self._pairs, split, protocol, folder or self.home)
-        return SegmentationDataset(self.spec, listing, read_mask=self._read_mask, augmentation=augmentation)
-
-    def _pairs(self, split: str, protocol: str, folder: str) -> list[Pair]:
-        return self._list(data_root() / folder, split, protocol)
+        return SegmentationDataset(
+            self.spec, lambda: self._list(data_root() / (folder or self.home), split, protocol),
+            read_mask=self._read_mask, augmentation=augmentation,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

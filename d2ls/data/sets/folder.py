@@ -13,6 +13,7 @@ Stems match without the suffixes of SUFFIX: `12_sat.jpg` and `12_mask.png` are a
 import csv
 import io
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -57,7 +58,27 @@ class Entry(NamedTuple):
     scored: bool = True
 
 
-class FolderDataset:
+class OwnSplits(ABC):
+    """The splits of a user's own data."""
+
+    @abstractmethod
+    def dataset(self, split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
+        """The images of a split: "train", "val" or "test"."""
+
+    def train(self, augmentation: Augmentation | None = None, **changes: Any) -> SegmentationDataset:
+        """Training images, with the fields of an augmentation that `changes` names, such as `crop=256`."""
+        return self.dataset("train", replace(augmentation or Augmentation(crop=256), **changes))
+
+    def val(self) -> SegmentationDataset:
+        """Validation images."""
+        return self.dataset("val")
+
+    def test(self) -> SegmentationDataset:
+        """Test images; the validation images where there are none."""
+        return self.dataset("test")
+
+
+class FolderDataset(OwnSplits):
     """The splits of a folder.
 
     Args:
@@ -75,19 +96,8 @@ class FolderDataset:
         table = Path(classes) if classes is not None else self.folder / CLASSES
         self.spec, self._read_mask = spec_of(read_classes(table), name=self.folder.resolve().name)
 
-    def train(self, augmentation: Augmentation | None = None, **changes: Any) -> SegmentationDataset:
-        """Training images, with the fields of an augmentation that `changes` names, such as `crop=256`."""
-        return self._dataset("train", replace(augmentation or Augmentation(crop=256), **changes))
-
-    def val(self) -> SegmentationDataset:
-        """Validation images."""
-        return self._dataset("val")
-
-    def test(self) -> SegmentationDataset:
-        """Test images; the validation images where there are none."""
-        return self._dataset("test")
-
-    def _dataset(self, split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
+    def dataset(self, split: str, augmentation: Augmentation | None = None) -> SegmentationDataset:
+        """The images of a split."""
         listing = partial(pairs_of, self.folder, split)
         return SegmentationDataset(self.spec, listing, read_mask=self._read_mask, augmentation=augmentation)
 

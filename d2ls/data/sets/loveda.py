@@ -30,6 +30,9 @@ AUGMENTATION = Augmentation(crop=512, scales=(0.75, 1, 1.25, 1.5), smart_crop=0.
 AREAS = ("Urban", "Rural")
 SPLITS = ("Train", "Val", "Test")
 IMAGES, MASKS, CONVERTED = "images_png", "masks_png", "masks_png_convert"
+_ORIGINAL = re.compile(
+    r"(?:.*/)?(?i:(train|val|test)(?:\.zip)?/(?:.*/)?(urban|rural)/(images_png|masks_png))/(\d+\.png)"
+)
 _MADE_BY = "Unpack LoveDA's Train.zip, Val.zip and Test.zip with tools/prepare_data.py loveda."
 
 
@@ -63,15 +66,10 @@ def _of_folder(folder: Path, *, labelled: bool = True) -> list[Pair]:
 
 def _target(path: PurePosixPath) -> PurePosixPath | None:
     """`{Train,Val,Test}/{Urban,Rural}/{images_png,masks_png}/<number>.png`, wherever it begins."""
-    parts = path.parts
-    if len(parts) < 4 or not re.fullmatch(r"\d+\.png", parts[-1]):
+    if (found := _ORIGINAL.fullmatch(path.as_posix())) is None:
         return None
-    above = [part.lower().removesuffix(".zip") for part in reversed(parts[:-3])]
-    split = next((split for part in above for split in SPLITS if part == split.lower()), None)
-    area, kind = parts[-3].capitalize(), parts[-2].lower()
-    if split is None or area not in AREAS or kind not in (IMAGES, MASKS):
-        return None
-    return PurePosixPath("LoveDA", split, area, kind, parts[-1])
+    split, area, kind, name = found.groups()
+    return PurePosixPath("LoveDA", split.capitalize(), area.capitalize(), kind.lower(), name)
 
 
 def _steps(home: Path) -> list[Step]:

@@ -20,7 +20,7 @@ from d2ls.data.decode import Window
 from d2ls.data.overlay import POLYGONS, Georeference, LabelRasters, Overlay, Polygons
 from d2ls.data.pairs import Pair
 from d2ls.data.regions import Blocks, Grid, Region, choose_blocks
-from d2ls.data.sets.folder import CLASSES, SPLITS, read_classes, spec_of
+from d2ls.data.sets.folder import CLASSES, SPLITS, OwnSplits, read_classes, spec_of
 from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import ConfigError, DataError
 
@@ -94,7 +94,7 @@ def _region(pair: Pair) -> Region:
     return pair
 
 
-class LabelledRasters:
+class LabelledRasters(OwnSplits):
     """The splits of labelled rasters.
 
     Args:
@@ -148,18 +148,6 @@ class LabelledRasters:
             background=0, is_ranked=True, warp=warp,
         )  # fmt: skip
 
-    def train(self, augmentation: Augmentation | None = None, **changes: Any) -> RasterDataset:
-        """Training regions, with the fields of an augmentation that `changes` names, such as `crop=256`."""
-        return self._dataset("train", replace(augmentation or Augmentation(crop=256), **changes))
-
-    def val(self) -> RasterDataset:
-        """Validation regions, in order."""
-        return self._dataset("val")
-
-    def test(self) -> RasterDataset:
-        """Test regions; the validation regions where there are none."""
-        return self._dataset("test")
-
     def regions(self, split: str) -> list[Region]:
         """The regions of a split, raster by raster, row by row (raises DataError: nothing fits, or it is empty)."""
         gap = self._gap if self._areas is None and split != "train" else 0
@@ -201,7 +189,8 @@ class LabelledRasters:
         parts = np.split(everywhere, np.cumsum([present.size for present in labelled])[:-1])
         return [part.reshape(present.shape) for part, present in zip(parts, labelled, strict=True)]
 
-    def _dataset(self, split: str, augmentation: Augmentation | None = None) -> RasterDataset:
+    def dataset(self, split: str, augmentation: Augmentation | None = None) -> RasterDataset:
+        """The regions of a split; the test regions are those of validation where there are no others."""
         listing, number = partial(self.regions, split), SPLITS.index(split) + 1
         return RasterDataset(
             self.spec, listing, self._labels, areas=self._areas, number=number, augmentation=augmentation

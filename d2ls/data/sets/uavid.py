@@ -29,15 +29,16 @@ SPEC = DatasetSpec(
 )
 AUGMENTATION = Augmentation(mosaic=0.25, flip=0.5, brightness_contrast=0.25, sharpen=0.5)
 FRAME_SIZES = ((2160, 3840), (2160, 4096))
+_ORIGINAL = re.compile(
+    r"(?:.*/)?(?i:(uavid_train|uavid_val|uavid_test)(?:\.zip)?)/(?:.*/)?(seq\d+/(?:Images|Labels)/[^/]+(?i:\.png))"
+)
 CANVAS = (2048, 4096)  # frames are padded at the left to this width, and their lowest rows kept, before they are cut
 
 
 def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> SegmentationDataset:
     """Whole frames `seqN/Images`, named `seqN/<stem>`, with masks where there is a folder `seqN/Labels`.
 
-    Args:
-        folder: holds the folders seqN; the originals `uavid_test` where None.
-        spec: other classes and colours, for frames that are not UAVid's.
+    The folder holds the folders seqN; None: the originals `uavid_test`. Frames that are not UAVid's have another spec.
     """
     return SegmentationDataset(spec, partial(_frames, folder), read_mask=read_colour_mask)
 
@@ -87,13 +88,8 @@ def _sequences(folder: Path, hint: str) -> list[Path]:
 
 def _target(path: PurePosixPath) -> PurePosixPath | None:
     """`uavid_{train,val,test}/seqN/{Images,Labels}/<name>.png`, wherever it begins."""
-    parts = path.parts
-    is_frame = len(parts) >= 4 and path.suffix.lower() == ".png" and re.fullmatch(r"seq\d+", parts[-3])
-    if not is_frame or parts[-2] not in ("Images", "Labels"):
-        return None
-    above = (part.lower().removesuffix(".zip") for part in reversed(parts[:-3]))
-    split = next((part for part in above if part in ("uavid_train", "uavid_val", "uavid_test")), None)
-    return PurePosixPath("uavid", split, *parts[-3:]) if split else None
+    found = _ORIGINAL.fullmatch(path.as_posix())
+    return PurePosixPath("uavid", found[1].lower(), found[2]) if found else None
 
 
 def _steps(home: Path) -> list[layout.Step]:
