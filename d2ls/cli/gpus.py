@@ -15,25 +15,14 @@ from d2ls.errors import ConfigError, DataError
 
 
 def run_processes(
-    gpus: Sequence[str | None],
-    work: Callable[..., int],
-    arguments: Sequence[Any],
-    *,
-    together: bool = False,
-    watch: Callable[[], None] = lambda: None,
-) -> int:
-    """Run a function in a process for each GPU.
+    gpus: Sequence[str | None], work: Callable[..., int], arguments: Sequence[Any],
+    *, together: bool = False, watch: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
+    """Run a function in a process for each GPU (see `choose_gpus`); returns the highest exit code.
 
-    Args:
-        gpus: from `choose_gpus`.
-        work: called with the number of its process, from 0, and `arguments`; gives the exit code, and its errors are
-            told as those of a script.
-        arguments: values that can be pickled, and shared ones.
-        together: whether the others are stopped as soon as one process fails.
-        watch: called a few times a second until all have ended.
-
-    Returns:
-        The highest exit code.
+    `work` is called with the number of its process, from 0, and `arguments`, which can be pickled or are shared; it
+    gives the exit code, and its errors are told as those of a script. With `together`, the others are stopped as soon
+    as one fails. `watch` is called a few times a second until all have ended.
 
     Raises:
         DataError: a process ended before its work.
@@ -64,14 +53,7 @@ def run_processes(
 
 
 def choose_gpus(options: argparse.Namespace) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES of each process; None of processes on the CPU.
-
-    Args:
-        options: with `gpus`, a number or "all", and `device`.
-
-    Raises:
-        ConfigError: fewer than asked for, or another device is asked for.
-    """
+    """CUDA_VISIBLE_DEVICES of each process, of the options `gpus`, a number or "all", and `device`; None on the CPU."""
     if options.device == "cpu" and options.gpus != "all":
         return [None] * int(options.gpus)
     if options.device not in ("auto", "cuda"):

@@ -24,10 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(words)
     options.shard = options.shard or slurm_shard()
-    if options.gpus:
-        from d2ls.cli.predict_gpus import run  # noqa: PLC0415
-    else:
-        from d2ls.cli.predict_run import run  # noqa: PLC0415
+    from d2ls.cli.predict_run import run  # noqa: PLC0415
 
     return run(options, ["predict.py", *words])
 
@@ -36,22 +33,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line of predict.py."""
     result = cli.parser("Segment rasters of any size with a trained network; needs no config and no labels.", EXAMPLES)
     add = result.add_argument
-    add(
-        "-w",
-        "--weights",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="checkpoint, model folder, .onnx or hf-hub:owner/name",
-    )
-    add(
-        "-i",
-        "--input",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="GeoTIFF, VRT, PNG, JPEG, a folder, a .txt list",
-    )
+    weights = "checkpoint, model folder, .onnx or hf-hub:owner/name"
+    add("-w", "--weights", type=Path, required=True, metavar="FILE", help=weights)
+    rasters = "GeoTIFF, VRT, PNG, JPEG, a folder, a .txt list"
+    add("-i", "--input", type=Path, required=True, metavar="PATH", help=rasters)
     add("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the maps")
     cli.add_network_options(result)
     add("--window", type=cli.positive, metavar="N", help="side of a window in pixels (default: follows from training)")
@@ -64,12 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("--polygons", action="store_true", help="write <name>.gpkg: class, area and mean confidence of each region")
     add("--min-area", type=float, default=0, metavar="A", help="leave out smaller polygons; m2, else pixels")
     add("--simplify", type=float, default=0, metavar="T", help="tolerance of polygons' outlines, in map units")
-    add(
-        "--shard",
-        type=cli.shard,
-        metavar="I/N",
-        help="share I of N of the rasters (default: Slurm's array task)",
-    )
+    add("--shard", type=cli.shard, metavar="I/N", help="share I of N of the rasters (default: Slurm's array task)")
     add("--resume", action="store_true", help="keep maps that are finished, continue one that was interrupted")
     return result
 

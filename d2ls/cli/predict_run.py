@@ -1,10 +1,11 @@
 """The run of predict.py: rasters in, maps out, one after the other."""
 
 import argparse
+import multiprocessing
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch import Tensor
 
 from d2ls.checkpoint import read_checkpoint
 from d2ls.cli import common as cli
+from d2ls.cli.gpus import choose_gpus, run_processes
 from d2ls.data import sets
 from d2ls.data.sets.facts import Views
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.errors import CheckpointError, ConfigError, D2LSError, DataError
 from d2ls.inference import tta
 from d2ls.inference.maps import MapFiles, OutputError
 from d2ls.inference.onnx_network import OnnxNetwork, onnx_file
@@ -38,36 +40,53 @@ _KEPT = 256 << 20  # bytes that the process keeps after it has freed them
 
 
 def run(options: argparse.Namespace, command: list[str]) -> int:
-    """Segment the rasters of this process's share, one after the other.
+    """Segment the rasters of this machine's share, on each of several GPUs the next one that none has taken.
 
-    Args:
-        options: from `d2ls.cli.predict.parser`.
-        command: script and arguments, for the records.
-
-    Returns:
-        The exit code: 0, or 2 if a raster was skipped.
+    Options come from `d2ls.cli.predict.parser`; the command, script and arguments, is for the records. Returns the exit
+    code: 0, or 2 if a raster was skipped.
     """
     rasters = rasters_of(options)
+    if options.gpus:
+        taken: Any = multiprocessing.get_context("spawn").Value("l", 0)
+        return run_processes(choose_gpus(options)[: len(rasters)], _work, (options, command, rasters, taken))
     job = load_job(options, command)
     if job.opening:
         tell(job.opening)
-    return predict_rasters(job, rasters)
+    return _predict_rasters(job, rasters)
+
+
+def _work(number: int, options: argparse.Namespace, command: list[str], rasters: list[Path], taken: Any) -> int:
+    """Work of one process of several; the first tells what all of them have to tell."""
+    try:
+        job = load_job(options, command)
+    except D2LSError:
+        if number == 0:
+            raise
+        return cli.EXIT_BAD_INPUT
+    if number == 0 and job.opening:
+        tell(job.opening)
+    return _predict_rasters(job, _next(rasters, taken))
+
+
+def _next(rasters: list[Path], taken: Any) -> Iterator[Path]:
+    """Rasters that no other process has taken, one by one."""
+    while True:
+        with taken.get_lock():
+            number, taken.value = taken.value, taken.value + 1
+        if number >= len(rasters):
+            return
+        yield rasters[number]
 
 
 def rasters_of(options: argparse.Namespace) -> list[Path]:
-    """The rasters of this process's share.
-
-    Raises:
-        ConfigError: a scale out of range.
-        DataError: there are no rasters.
-    """
+    """The rasters of this machine's share."""
     if not 1 / 16 <= options.scale <= 16:
         raise ConfigError(f"--scale {options.scale}: expected a factor from 1/16 to 16.")
     share, shares = options.shard
     return list_rasters(options.input)[share - 1 :: shares]
 
 
-def predict_rasters(job: "Job", rasters: Iterable[Path]) -> int:
+def _predict_rasters(job: "Job", rasters: Iterable[Path]) -> int:
     """Segment rasters; one that cannot be used is reported and skipped. Returns the exit code as `run` does."""
     skipped = 0
     for path in rasters:
@@ -86,36 +105,44 @@ def load_job(options: argparse.Namespace, command: list[str]) -> "Job":
         CheckpointError: it cannot be read, or does not say its classes and bands.
         ConfigError: options that contradict each other or this machine.
     """
-    further = {"checkpoint": str(options.weights), "command": shlex.join(command)}
+    network: Network | OnnxNetwork
+    prepare: Callable[[NDArray[Any]], Tensor]  # gives the values of a raster as the network takes them
     if (onnx := onnx_file(options.weights)) is not None:
         if options.precision:
             raise ConfigError(f"--precision {options.precision}: an ONNX file has its own. Leave the option out.")
-        exported = OnnxNetwork(onnx, options.device)
-        spec, size = exported.spec, exported.train_size
-        work = segmentation(options, exported, spec, exported.prepare, size)
-        decisive = {"checkpoint_sha256": exported.sha256, "precision": "onnx", "device": exported.provider}
-        return Job(options, spec, work, decisive, further, size)
-    device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
-    if device.type == "cpu":
-        keep_freed_memory(_KEPT)
-    checkpoint = read_checkpoint(options.weights)
-    if checkpoint.spec is None:
-        raise CheckpointError(
-            f"{options.weights} does not say which classes and bands it was trained on (it was not written by a d2ls "
-            "training run). Use the test script of its data set, with -c."
-        )
-    network = Network(checkpoint.build(), device, precision)
-    work = segmentation(options, network, checkpoint.spec, normalisation(checkpoint.spec), checkpoint.train_size)
-    decisive = {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type}
-    return Job(options, checkpoint.spec, work, decisive, further, checkpoint.train_size)
+        network = OnnxNetwork(onnx, options.device)
+        spec, train_size, prepare = network.spec, network.train_size, network.prepare
+        decisive = {"checkpoint_sha256": network.sha256, "precision": "onnx", "device": network.provider}
+    else:
+        device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
+        if device.type == "cpu":
+            keep_freed_memory(_KEPT)
+        checkpoint = read_checkpoint(options.weights)
+        if checkpoint.spec is None:
+            raise CheckpointError(
+                f"{options.weights} does not say which classes and bands it was trained on (it was not written by a "
+                "d2ls training run). Use the test script of its data set, with -c."
+            )
+        network = Network(checkpoint.build(), device, precision)
+        spec, train_size, prepare = checkpoint.spec, checkpoint.train_size, normalisation(checkpoint.spec)
+        decisive = {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type}
+    side = options.window or window_for(train_size, options.scale)
+    d4 = sets.find(spec.name).d4 if spec.name in sets.names() else _D4
+    views = {"none": tta.NONE, "lr": tta.LR, "d4": d4}[options.tta]
+    views = replace(views, scales=tuple(options.scale * scale for scale in views.scales))
+    segmentation = Segmentation(
+        views_at_once(network, views, options.tta_batch), prepare, spec.num_classes,
+        Windows(side, side, options.overlap), options.batch_size, options.probabilities,
+        confidence=options.confidence or options.polygons,
+    )  # fmt: skip
+    told = f"windows of {side} px: the network was trained on samples of {train_size} px (see --window)"
+    opening = None if options.window or train_size is None else told
+    further = {"checkpoint": str(options.weights), "command": shlex.join(command)}
+    return Job(options, spec, segmentation, decisive, further, opening)
 
 
 def list_rasters(path: Path) -> list[Path]:
-    """The rasters of a folder, of a list (one path a line, relative to the list's folder), or the one itself.
-
-    Raises:
-        DataError: there are none, or two would give maps of one name.
-    """
+    """The rasters of a folder, of a list (one path a line, relative to the list's folder), or the one itself."""
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in RASTER_SUFFIXES)
     elif path.suffix.lower() == ".txt" and path.is_file():
@@ -132,35 +159,6 @@ def list_rasters(path: Path) -> list[Path]:
     return found
 
 
-def segmentation(
-    options: argparse.Namespace,
-    network: Network | OnnxNetwork,
-    spec: DatasetSpec,
-    prepare: Callable[[NDArray[Any]], Tensor],
-    train_size: int | None,
-) -> Segmentation:
-    """Windows, views and scale that the options ask for.
-
-    Args:
-        options: from `d2ls.cli.predict.parser`.
-        network: gives the logits.
-        spec: its classes and bands.
-        prepare: gives the values of a raster as the network takes them.
-        train_size: largest side of its training samples, on which windows depend that are not asked for.
-    """
-    side = options.window or window_for(train_size, options.scale)
-    windows = Windows(side, side, options.overlap)
-    views = {"none": tta.NONE, "lr": tta.LR, "d4": sets.find(spec.name).d4 if spec.name in sets.names() else _D4}[
-        options.tta
-    ]
-    views = replace(views, scales=tuple(options.scale * scale for scale in views.scales))
-
-    return Segmentation(
-        views_at_once(network, views, options.tta_batch), prepare, spec.num_classes, windows, options.batch_size,
-        probabilities=options.probabilities, confidence=options.confidence or options.polygons,
-    )  # fmt: skip
-
-
 def normalisation(spec: DatasetSpec) -> Callable[[NDArray[Any]], Tensor]:
     """Normalised float32 values (C, h, w), of values as a raster holds them; NaN becomes the mean."""
     factor, summand = (torch.from_numpy(values)[:, None, None] for values in spec.scale_and_offset())
@@ -169,38 +167,17 @@ def normalisation(spec: DatasetSpec) -> Callable[[NDArray[Any]], Tensor]:
 
 @dataclass(frozen=True)
 class Job:
-    """The work on each raster of a run.
-
-    Attributes:
-        options: from `d2ls.cli.predict.parser`.
-        spec: classes and bands of the network.
-        segmentation: the network, its views and windows.
-        decisive: what decides the maps beside the options.
-        further: what the summaries tell, too.
-        train_size: largest side of the network's training samples; None if unknown.
-    """
+    """The work on each raster of a run."""
 
     options: argparse.Namespace
-    spec: DatasetSpec
+    spec: DatasetSpec  # classes and bands of the network
     segmentation: Segmentation
-    decisive: Mapping[str, Any]
-    further: Mapping[str, Any]
-    train_size: int | None
-
-    @property
-    def opening(self) -> str | None:
-        """A line about windows that nobody asked for and that follow from training; None for others."""
-        if self.options.window or self.train_size is None:
-            return None
-        side = self.segmentation.windows.width
-        return f"windows of {side} px: the network was trained on samples of {self.train_size} px (see --window)"
+    decisive: Mapping[str, Any]  # what decides the maps beside the options
+    further: Mapping[str, Any]  # what the summaries tell, too
+    opening: str | None  # a line about windows that nobody asked for and that follow from training
 
     def predict(self, path: Path) -> None:
-        """Segment a raster, unless its map is finished or another process works on it.
-
-        Raises:
-            DataError: the raster cannot be read, or the map not written.
-        """
+        """Segment a raster, unless its map is finished or another process works on it."""
         options = self.options
         with open_raster(path, self.spec, options.bands) as raster:
             run = {"window": self.segmentation.windows.width, **{name: getattr(options, name) for name in _DECISIVE}}

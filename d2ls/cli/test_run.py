@@ -40,29 +40,17 @@ from d2ls.settings import SETTINGS
 
 
 class Job(NamedTuple):
-    """What a test run needs; every process on several GPUs makes its own.
-
-    Attributes:
-        dataset: the images.
-        network: on its device.
-        segment: class indices of images.
-        masks: where they are written.
-        record: what makes the masks, in plain values.
-        batch: images at once.
-        workers: threads that read images.
-        notes: lines about the network.
-        server: what the server of a submission expects; None without one.
-    """
+    """What a test run needs; every process on several GPUs makes its own."""
 
     dataset: SegmentationDataset
-    network: Network
-    segment: Segment
+    network: Network  # on its device
+    segment: Segment  # class indices of images
     masks: Masks
-    record: dict[str, Any]
-    batch: int
-    workers: int
-    notes: list[str]
-    server: Server | None
+    record: dict[str, Any]  # what makes the masks, in plain values
+    batch: int  # images at once
+    workers: int  # threads that read images
+    notes: list[str]  # lines about the network
+    server: Server | None  # what the server of a submission expects
 
     def predict(self, **options: Any) -> Scores:
         """Segment and score the images; options as of `d2ls.inference.evaluate.predict`."""
@@ -72,13 +60,8 @@ class Job(NamedTuple):
 def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     """Test a network on a data set; everything that can be wrong is checked before the first mask is written.
 
-    Args:
-        name: the data set.
-        options: from `d2ls.cli.test.parser`.
-        command: script and arguments, for the record.
-
-    Returns:
-        The exit code.
+    Options come from `d2ls.cli.test.parser`; the command, script and arguments, is for the record. Returns the exit
+    code.
     """
     console = Console()
     gpus = choose_gpus(options) if options.gpus else []
@@ -89,11 +72,12 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     begin_run(options.output, record, resume=options.resume)
     started, number = time.perf_counter(), len(dataset)
     with cli.progress_bar() as bar:
-        step = partial(bar.advance, bar.add_task("segmenting", total=number))
+        task = bar.add_task("segmenting", total=number)
         if gpus:
-            scores = _on_gpus(gpus, name, options, command, job, step)
+            show = partial(bar.update, task)
+            scores = _on_gpus(gpus, job, (name, options, command), lambda done: show(completed=done))
         else:
-            scores = job.predict(resume=options.resume, progress=step)
+            scores = job.predict(resume=options.resume, progress=partial(bar.advance, task))
     if scores is None:
         return cli.EXIT_BAD_INPUT
     seconds = time.perf_counter() - started
@@ -133,37 +117,21 @@ def _load(name: str, options: argparse.Namespace, command: list[str]) -> Job:
 
 
 def _on_gpus(
-    gpus: list[str | None],
-    name: str,
-    options: argparse.Namespace,
-    command: list[str],
-    job: Job,
-    progress: Callable[[int], None],
+    gpus: list[str | None], job: Job, given: tuple[str, argparse.Namespace, list[str]], show: Callable[[int], None]
 ) -> Scores | None:
     """Scores of images that are segmented by a process for each GPU; None where one has told an error."""
     names = [pair.name for pair in job.dataset.pairs]
-    if not options.resume:
+    if not given[1].resume:
         remove(job.masks, names)
-    tally, done, shown = (
-        Tally(job.dataset.spec, names).share_memory(),
-        multiprocessing.get_context("spawn").Value("l", 0),
-        0,
-    )
-
-    def watch() -> None:
-        nonlocal shown
-        now = done.value
-        progress(now - shown)
-        shown = now
-
+    tally, done = Tally(job.dataset.spec, names).share_memory(), multiprocessing.get_context("spawn").Value("l", 0)
     gpus = gpus[: -(-len(names) // job.batch)]
-    arguments = (len(gpus), name, options, command, tally, done)
-    code = run_processes(gpus, _work, arguments, together=True, watch=watch)
+    arguments = (len(gpus), given, tally, done)
+    code = run_processes(gpus, _work, arguments, together=True, watch=lambda: show(done.value))
     return None if code else tally.scores()
 
 
 def _work(
-    number: int, processes: int, name: str, options: argparse.Namespace, command: list[str], tally: Tally, done: Any
+    number: int, processes: int, given: tuple[str, argparse.Namespace, list[str]], tally: Tally, done: Any
 ) -> int:
     """Work of one process of several: its share of the images, but for masks that the first process has left there."""
 
@@ -171,7 +139,7 @@ def _work(
         with done.get_lock():
             done.value += images
 
-    _load(name, options, command).predict(resume=True, progress=advance, share=(number, processes), tally=tally)
+    _load(*given).predict(resume=True, progress=advance, share=(number, processes), tally=tally)
     return 0
 
 
@@ -210,11 +178,7 @@ def _batch(name: str, options: argparse.Namespace, settings: Settings | None) ->
 
 
 def _windows(name: str, options: argparse.Namespace, settings: Settings | None) -> Windows | None:
-    """The windows that --window or the config asks for; None for whole images, and for frames in UAVid's own windows.
-
-    Raises:
-        ConfigError: options that contradict each other, or values out of range.
-    """
+    """The windows that --window or the config asks for; None for whole images and for frames in UAVid's own ones."""
     of_frames = name == "uavid"
     own = of_frames and (options.patch_height or options.patch_width)
     if own and options.window:

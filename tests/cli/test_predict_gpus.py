@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2ls.cli import predict_gpus
+from d2ls.cli import predict_run
 from d2ls.data.sets import vaihingen
 from tests.cli.test_predict import CheckpointOf, files, read, run, write_scene
 
@@ -35,7 +35,7 @@ def test_processes_share_a_folder(checkpoint: CheckpointOf, tmp_path: Path, capf
 
 def test_every_raster_is_taken_once() -> None:
     rasters, found, taken = [Path(f"{n}.tif") for n in range(500)], [], multiprocessing.Value("l", 0)
-    threads = [threading.Thread(target=lambda: found.extend(predict_gpus._next(rasters, taken))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.extend(predict_run._next(rasters, taken))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
