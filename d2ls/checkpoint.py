@@ -47,22 +47,14 @@ def best_record_of(folder: Path) -> Path:
 
 
 def write_best(folder: Path, record: BestRecord | None) -> None:
-    """Record the best checkpoint of a folder's run; None: the run has begun, and has none yet.
-
-    Raises:
-        DataError: it cannot be written.
-    """
+    """Record the best checkpoint of a folder's run; None: the run has begun, and has none yet."""
     path = best_record_of(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(None if record is None else asdict(record), indent=1).encode())
 
 
 def read_best(folder: Path) -> BestRecord | None:
-    """Read the record of a folder; None where its run has no best checkpoint yet.
-
-    Raises:
-        CheckpointError: absent or damaged.
-    """
+    """Read the record of a folder; None where its run has no best checkpoint yet."""
     path = best_record_of(folder)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -73,30 +65,17 @@ def read_best(folder: Path) -> BestRecord | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A weight file in memory.
-
-    Attributes:
-        path: the file.
-        weights: tensors by name, without the `net.` of Lightning.
-        arguments: constructor arguments of the network, and "network", one of NETWORKS; None where the file does not
-            say (a reference checkpoint).
-        spec: the data set it was trained on; None where the file does not say.
-        train_size: largest side of the training samples, in pixels; None where the file does not say.
-        is_reference: whether the names are those of the reference implementation.
-        epochs: finished epochs of the training run that the file can resume; None where it holds weights alone.
-        batches: batches of the next epoch that it has behind it, too; all of them where only its validation is left.
-        facts: the content of `config.json`, of a model folder.
-    """
+    """A weight file in memory; None stands for what it does not say, such as all of a reference checkpoint."""
 
     path: Path
-    weights: dict[str, Tensor]
-    arguments: dict[str, Any] | None = None
-    spec: DatasetSpec | None = None
-    train_size: int | None = None
-    is_reference: bool = False
-    epochs: int | None = None
-    batches: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor]  # by name, without the `net.` of Lightning
+    arguments: dict[str, Any] | None = None  # of the network's constructor, and "network", one of NETWORKS
+    spec: DatasetSpec | None = None  # the data set it was trained on
+    train_size: int | None = None  # largest side of the training samples, in pixels
+    is_reference: bool = False  # whether the names are those of the reference implementation
+    epochs: int | None = None  # finished ones of the training run that the file can resume; None: weights alone
+    batches: int = 0  # of the next epoch that it has behind it, too; all of them where only its validation is left
+    facts: dict[str, Any] = field(default_factory=dict)  # the content of `config.json`, of a model folder
 
     @cached_property
     def sha256(self) -> str:
@@ -140,11 +119,9 @@ def describe(net: nn.Module, spec: DatasetSpec | None, train_size: int | None = 
 
 
 def position_of(content: Any) -> dict[str, Any]:
-    """Progress of the run that wrote the content of a checkpoint file.
+    """Progress of the run that wrote the content of a checkpoint file; empty where that cannot resume a run.
 
-    Returns:
-        "epochs", finished ones; "batches" of the next that are behind it, and "order", what these depend on. Empty
-        where the file cannot resume a run.
+    It has "epochs", finished ones; "batches" of the next that are behind it, and "order", what these depend on.
     """
     if KEY not in content or not content.get("optimizer_states"):
         return {}
@@ -213,13 +190,9 @@ def _read_folder(folder: Path) -> Checkpoint:
 
 
 def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
-    """Load a checkpoint into a network that was built from a config.
+    """Load a checkpoint into a network that was built from a config; one of another network is refused.
 
-    Returns:
-        Names that were left out, of a reference checkpoint; nothing is left out of ours.
-
-    Raises:
-        CheckpointError: it was written by another network; shows both.
+    Returned are names that were left out, of a reference checkpoint; nothing is left out of ours.
     """
     built: dict[str, Any] = getattr(net, "arguments", None) or {}
     built = built and _UNNAMED | built
@@ -256,11 +229,7 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
 def load_fitting_weights(net: nn.Module, checkpoint: Checkpoint) -> list[str]:
     """Load the tensors whose name and shape fit, for fine-tuning to other classes.
 
-    Returns:
-        The rest, one line each: name, shape in the checkpoint, shape in the network.
-
-    Raises:
-        CheckpointError: no tensor fits, or the names are those of the reference.
+    Returned is the rest, one line each: name, shape in the checkpoint, shape in the network.
     """
     if checkpoint.is_reference:
         raise CheckpointError(f"{checkpoint.path} has the reference's names: it cannot be loaded in part.")

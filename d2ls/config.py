@@ -117,9 +117,6 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     """Settings from a command line: `max_epoch=2 lr=3e-4 backbone=convnext_tiny`.
 
     Values are read as Python literals; values that are not literals (`convnext_tiny`) are text.
-
-    Raises:
-        ConfigError: a word without `=`, or a name given twice.
     """
     overrides: dict[str, Any] = {}
     for word in words:
@@ -261,11 +258,7 @@ def _check_overrides(path: Path, tree: ast.Module, overrides: Mapping[str, Any])
 
 
 def _unused(path: Path, tree: ast.Module, overrides: Mapping[str, Any]) -> list[str]:
-    """Overrides and plain values of the file that nothing reads.
-
-    Raises:
-        ConfigError: the file sets a value that nothing reads under a name like that of a setting.
-    """
+    """Overrides and plain values of the file that nothing reads; one named like a setting is refused as mistaken."""
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     by_training = {name for name, setting in SETTINGS.items() if not setting.config_only}
     nothing_reads = {name for name in (*overrides, *_literals(tree)) if name not in read | by_training}

@@ -19,14 +19,11 @@ def keep_freed_memory(most: int | None = None) -> bool:
 
     A training step or a test image on a CPU frees and asks for gigabytes in blocks of some megabytes. glibc maps such
     blocks anew each time, and the system clears each page when it is first touched: on a virtual machine that can cost
-    more than the arithmetic. The process then stays near its peak of memory until it ends.
+    more than the arithmetic. The process then stays near its peak of memory until it ends. `most` is the number of
+    bytes that are retained, by all threads together, for processes of which there are many; None: all.
 
-    Args:
-        most: bytes that are retained, by all threads together, for processes of which there are many; None: all.
-
-    Returns:
-        Whether it was asked: not where the C library has no such setting (it is not glibc), or where an environment
-        variable MALLOC_* or GLIBC_TUNABLES configures the allocator.
+    Returns whether it was asked: not where the C library has no such setting (it is not glibc), or where an environment
+    variable MALLOC_* or GLIBC_TUNABLES configures the allocator.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

@@ -15,7 +15,7 @@ from d2ls.errors import ConfigError, DataError
 MEANS: tuple[Literal["mIoU", "F1", "OA"], ...] = ("mIoU", "F1", "OA")
 """Mean scores of a run."""
 PER_CLASS = ("IoU", "F1", "precision", "recall")
-"""Scores of a class."""
+"""Scores of a class by their keys in `score_counts`, in the order of tables' columns."""
 _PREDICTIONS = "the prediction holds values that are no classes"
 
 
@@ -75,6 +75,11 @@ def score_counts(confusion: Tensor, scored: Sequence[int]) -> dict[str, Tensor]:
         "mean F1": f1[..., list(scored)].nanmean(dim=-1),
         "OA": right.sum(dim=-1) / true.sum(dim=-1),
     }
+
+
+def percent(share: float | None) -> str:
+    """A share (0..1) in per cent; "-" for None and NaN."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"
 
 
 class SegmentationMetrics(MulticlassConfusionMatrix):

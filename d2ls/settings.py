@@ -120,8 +120,7 @@ _CHOICES = {
 def check_type(name: str, value: Any, where: str, like: Any = None) -> None:
     """Compare a value with its setting's types, or with the type of `like` where it is no known setting.
 
-    Raises:
-        ConfigError: it has another type; whole numbers pass for fractions, True and False not for numbers.
+    Whole numbers pass for fractions, True and False not for numbers.
     """
     if name in SETTINGS:
         types = SETTINGS[name].types
@@ -136,11 +135,7 @@ def check_type(name: str, value: Any, where: str, like: Any = None) -> None:
 
 
 def check_contradictions(settings: Any) -> None:
-    """Refuse settings that are out of range or do not go together.
-
-    Raises:
-        ConfigError: quotes the setting as the user wrote it.
-    """
+    """Refuse settings that are out of range or do not go together, each quoted as the user wrote it."""
 
     def refuse(wrong: bool, name: str, reason: str) -> None:
         if wrong:

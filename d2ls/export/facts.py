@@ -22,26 +22,15 @@ NOMINAL_SIZE = 512  # in the layout of timm's models, where the size of the trai
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """Everything that a user of a network needs beside its weights.
+    """Everything that a user of a network needs beside its weights; None where it is unknown."""
 
-    Attributes:
-        arguments: constructor arguments of the network.
-        spec: classes, colours, bands and normalisation.
-        window: largest side of the training samples, in pixels, from which windows of predictions follow; None if
-            unknown.
-        resolution: ground size of a pixel in metres; None if unknown.
-        licence: SPDX identifier of the weights' licence; None if not stated.
-        scores: of a test run: its means, 95 % intervals, scores of each class and the run's record.
-        further: entries of a `config.json` that this version does not know; they are kept.
-    """
-
-    arguments: Mapping[str, Any]
-    spec: DatasetSpec
-    window: int | None = None
-    resolution: float | None = None
-    licence: str | None = None
-    scores: Mapping[str, Any] | None = None
-    further: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any]  # of the network's constructor
+    spec: DatasetSpec  # classes, colours, bands and normalisation
+    window: int | None = None  # largest side of the training samples, px, from which windows of predictions follow
+    resolution: float | None = None  # ground size of a pixel in metres
+    licence: str | None = None  # SPDX identifier of the weights' licence
+    scores: Mapping[str, Any] | None = None  # of a test run: means, 95 % intervals, each class, the run's record
+    further: Mapping[str, Any] = field(default_factory=dict)  # of a `config.json`, unknown to this version, and kept
 
     @property
     def network(self) -> str:
@@ -82,11 +71,7 @@ class ModelFacts:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, **changes: Any) -> "ModelFacts":
-        """Facts that a checkpoint or model folder carries, with `changes` in place of what it says.
-
-        Raises:
-            CheckpointError: the file does not say how its network was built or on which classes.
-        """
+        """Facts that a checkpoint or model folder carries, with `changes` in place of what it says."""
         if checkpoint.arguments is None or checkpoint.spec is None:
             raise CheckpointError(
                 f"{checkpoint.path} does not say how its network was built and on which classes (it was not written by "
@@ -108,11 +93,7 @@ class ModelFacts:
 
 
 def read_scores(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The summary of a test run's `metrics.json`, without the scores of each image.
-
-    Raises:
-        ConfigError: unreadable, or the run tested another checkpoint; names both hashes.
-    """
+    """The summary of a test run's `metrics.json`, without the scores of each image; of this checkpoint alone."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         run = content["run"]

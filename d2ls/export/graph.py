@@ -24,13 +24,10 @@ _MOST = 65536  # images of a batch, pixels of a side
 
 
 class Deployed(nn.Module):
-    """Images with the values of their files to class probabilities.
+    """Images with the values of their files to class probabilities, by a copy of the network.
 
-    Args:
-        net: is copied.
-        spec: its mean and standard deviation normalise the image.
-        unit: value of the spec's range that 1 of the input stands for: 255 where 8-bit images come as 0..1.
-        half: compute in float16 between normalisation and softmax.
+    `unit` is the value of the spec's range that 1 of the input stands for: 255 where 8-bit images come as 0..1. `half`
+    computes in float16 between normalisation and softmax.
     """
 
     factor: Tensor
@@ -56,11 +53,7 @@ class Deployed(nn.Module):
 def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> ExportedProgram:
     """Trace the network with dynamic batch, height and width; `half`: it computes in float16.
 
-    Returns:
-        A program of images (B, C, H, W) of the spec's type to probabilities (B, K, H, W), float32.
-
-    Raises:
-        ConfigError: the backbone cannot be traced for every size.
+    The program leads from images (B, C, H, W) of the spec's type to probabilities (B, K, H, W), float32.
     """
     example = torch.zeros(2, len(spec.bands), *_EXAMPLE, dtype=getattr(torch, spec.dtype))
     dimensions = {at: Dim(name, min=1, max=_MOST) for at, name in enumerate(DIMENSIONS) if name}
@@ -91,12 +84,7 @@ def export_program(net: nn.Module, spec: DatasetSpec, *, half: bool = False) -> 
 
 
 def write_program(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
-    """Write a .pt2 file that `torch.export.load` reads without this package; `d2ls.json` in it holds the facts.
-
-    Raises:
-        ConfigError: another ending.
-        DataError: it cannot be written.
-    """
+    """Write a .pt2 file that `torch.export.load` reads without this package; `d2ls.json` in it holds the facts."""
     if path.suffix != ".pt2":
         raise ConfigError(f"{path}: expected a name that ends in .pt2.")
     write_bytes(path, b"")  # says what is wrong with the folder before torch does

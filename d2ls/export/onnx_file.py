@@ -26,10 +26,6 @@ def write_onnx(program: ExportedProgram, facts: ModelFacts, path: Path) -> None:
     """Write an ONNX file of images (B, C, H, W) of any size to probabilities (B, K, H, W).
 
     The program comes from `d2ls.export.graph.export_program`; the facts are stored as JSON in the file's metadata.
-
-    Raises:
-        ConfigError: another ending, or no onnx package.
-        DataError: it cannot be written.
     """
     check_onnx(path)
     model = _exported(program)
@@ -44,10 +40,6 @@ def write_tile_onnx(net: nn.Module, facts: ModelFacts, path: Path, *, tile: int)
     """Write an ONNX file for QGIS with the Deepness plugin and for GeoDeep: one tile of `tile` pixels a side at a time.
 
     Both divide 8-bit values by 255 and read the model's metadata, each value of which is JSON.
-
-    Raises:
-        ConfigError: another ending, no onnx package, or images of another type.
-        DataError: it cannot be written.
     """
     check_onnx(path)
     if facts.spec.dtype != "uint8":
@@ -78,12 +70,7 @@ def tile_metadata(facts: ModelFacts, tile: int) -> dict[str, Any]:
 
 
 def write_int8(source: Path, path: Path) -> None:
-    """Write a variant of a float32 file of `write_onnx` whose matrices are int8 (dynamic quantisation).
-
-    Raises:
-        ConfigError: another ending, or no onnxruntime.
-        DataError: it cannot be written.
-    """
+    """Write a variant of a float32 file of `write_onnx` whose matrices are int8 (dynamic quantisation)."""
     check_onnx(path)
     import onnx  # noqa: PLC0415  (optional)
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
@@ -96,11 +83,7 @@ def write_int8(source: Path, path: Path) -> None:
 
 
 def check_onnx(path: Path) -> None:
-    """Check the name of an ONNX file and that it can be written here, before a network is traced for it.
-
-    Raises:
-        ConfigError: another ending, or packages that are missing.
-    """
+    """Check the name of an ONNX file and that the packages are here, before a network is traced for it."""
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: expected a name that ends in .onnx.")
     try:

@@ -63,12 +63,7 @@ def stac_item(facts: ModelFacts, files: Mapping[str, Path], parameters: int, *, 
 
 
 def write_stac(item: Mapping[str, Any], path: Path) -> None:
-    """Write an item, its assets by their addresses relative to the file.
-
-    Raises:
-        ConfigError: another ending than `.json`.
-        DataError: it cannot be written.
-    """
+    """Write an item, its assets by their addresses relative to the file."""
     if path.suffix != ".json":
         raise ConfigError(f"{path}: expected a name that ends in .json.")
     found = item["assets"].items()

@@ -24,10 +24,6 @@ def export_weights(
     The file is written whole or not at all. `d2ls.checkpoint.read_checkpoint` reads it like a checkpoint, without a
     config. `half` stores matrices and kernels in float16; a network that loads them still computes in float32.
     `train_size` is the largest side of the training samples in pixels, where it is known.
-
-    Raises:
-        ConfigError: another ending, or a weight that float16 cannot hold.
-        DataError: it cannot be written.
     """
     if path.suffix != SUFFIX:
         raise ConfigError(f"{path}: expected a name that ends in {SUFFIX}.")

@@ -20,13 +20,11 @@ from torch import Tensor
 from d2ls.data.io import write_bytes
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
-from d2ls.metrics import SegmentationMetrics, score_counts
+from d2ls.metrics import PER_CLASS, SegmentationMetrics, percent, score_counts
 
 Pixels = NDArray[np.uint8]
 MEANS = {"mIoU": "mIoU", "F1": "mean F1", "OA": "OA"}
 """Scores of a run by their names in `metrics.json`, and their keys in `score_counts`."""
-PER_CLASS = ("IoU", "F1", "precision", "recall")
-"""Scores of a class by their keys in `score_counts`, in the order of the table's columns."""
 FILES = ("metrics.json", "metrics.csv")
 RESAMPLES, SEED, COVERAGE = 1000, 0, 0.95
 
@@ -176,11 +174,6 @@ def score_table(
         lines = (f"{name:8} 95 % interval {' to '.join(map(percent, edges))}" for name, edges in intervals.items())
         table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
-
-
-def percent(share: float | None) -> str:
-    """A share (0..1) in per cent; "-" for None and NaN."""
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.2f}"
 
 
 def _number(value: Tensor) -> float | None:

@@ -18,15 +18,10 @@ DROP_PATH_RATES = {"convnext_tiny": 0.1, "convnext_small": 0.4, "convnext_base":
 
 
 class Backbone(nn.Module):
-    """A timm network as feature pyramid.
+    """A timm network, by its name with or without a pretrained tag, as feature pyramid.
 
-    Args:
-        name: timm model name, with or without a pretrained tag.
-        in_channels: channels of the image.
-        pretrained: False, True (timm's own weights), "torchvision" (the paper's ImageNet weights) or a weight file.
-        drop_path_rate: final rate of stochastic depth, linear over the blocks; None takes the paper's rate for
-            ConvNeXt-T, -S and -B and 0 elsewhere.
-        frozen: no gradient in the trunk, and its normalisation statistics stay as they are.
+    Options are those of `DynamicDictionaryLearning`. The rate of stochastic depth is linear over the blocks. `frozen`:
+    no gradient in the trunk, and its normalisation statistics stay as they are.
 
     Raises:
         ConfigError: no such timm model, or one without maps at strides 4, 8, 16 and 32, or of a fixed image size.
@@ -34,14 +29,9 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        in_channels: int = 3,
-        pretrained: bool | str = False,
-        drop_path_rate: float | None = None,
+        self, name: str, *, in_channels: int = 3, pretrained: bool | str = False, drop_path_rate: float | None = None,
         frozen: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if drop_path_rate is None:
             drop_path_rate = DROP_PATH_RATES.get(name.split(".")[0], 0.0)
@@ -69,22 +59,14 @@ class Backbone(nn.Module):
         return self.body.trunk if isinstance(self.body, ViTPyramid) else self.body
 
     def load_pretrained(self, source: bool | str | None = None) -> None:
-        """Load ImageNet weights from `source`, or those that the constructor was asked for and that are still pending.
-
-        Raises:
-            CheckpointError: the weights cannot be had (no network, no file) or do not fit.
-        """
+        """Load ImageNet weights from `source`, or those that the constructor was asked for and that are pending."""
         source = self.pending if source is None else source
         if source:
             weights.load_into(self.trunk, self.name, source)
         self.pending = False
 
     def checkpoint_gradients(self) -> None:
-        """Keep only the inputs of stages or blocks for the backward pass and compute the rest again there.
-
-        Raises:
-            ConfigError: timm does not offer it for this network.
-        """
+        """Keep only the inputs of stages or blocks for the backward pass and compute the rest again there."""
         # timm marks the parts that can; the body as a whole goes by coarser parts than its stages do.
         parts = [m for m in self.body.modules() if hasattr(m, "grad_checkpointing") and m is not self.body]
         if not parts and not hasattr(self.body, "grad_checkpointing"):

@@ -12,12 +12,7 @@ FILES = [WEIGHTS, CONFIG, CARD, "*.onnx", "*.pt2", "*.json"]
 
 
 def download(name: str | Path) -> Path:
-    """Fetch the model folder `hf-hub:owner/name`, or `...@` a branch, tag or commit, into the hub's cache, once.
-
-    Raises:
-        ConfigError: huggingface_hub is not installed.
-        CheckpointError: no such repository, or the hub cannot be reached.
-    """
+    """Fetch the model folder `hf-hub:owner/name`, or `...@` a branch, tag or commit, into the hub's cache, once."""
     repository, _, revision = str(name).removeprefix(PREFIX).partition("@")
     hub = require("huggingface_hub", f"{name}: the Hugging Face hub")
     try:

@@ -68,11 +68,7 @@ def efficientnet_lite0_weights() -> str:
 
 
 def load_into(body: nn.Module, backbone: str, source: bool | str) -> None:
-    """Load the weights `source` (True, "torchvision" or a file) into timm's feature network `body` of model `backbone`.
-
-    Raises:
-        CheckpointError: the weights cannot be had, or do not fit; names the tensor and both shapes.
-    """
+    """Load the weights `source` (True, "torchvision" or a file) into timm's feature network of model `backbone`."""
     known = backbone.split(".")[0] in torchvision.models.list_models() and torchvision_names(backbone) is not None
     if source == "torchvision" and not known:
         raise CheckpointError(

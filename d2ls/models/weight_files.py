@@ -25,20 +25,12 @@ DIGEST = "sha256"  # what a safetensors file of ours calls the checksum of its t
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .pth, .pt, .ckpt or .safetensors file, read without running code from it.
-
-    Raises:
-        CheckpointError: no such file, or no tensors in it.
-    """
+    """Tensors by name from a .pth, .pt, .ckpt or .safetensors file, read without running code from it."""
     return state_dict_of(load_file(path), str(path))
 
 
 def load_file(path: Path) -> Any:
-    """The content of a weight file, read without running code from it.
-
-    Raises:
-        CheckpointError: no such file, or not readable as weights.
-    """
+    """The content of a weight file, read without running code from it."""
     if not path.is_file():
         raise CheckpointError(f"no weight file {path}.")
     try:
@@ -80,11 +72,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def state_dict_of(content: object, origin: str) -> dict[str, Tensor]:
-    """The tensors of a state dict or of a checkpoint that holds one under state_dict, model_state_dict or model.
-
-    Raises:
-        CheckpointError: there are none.
-    """
+    """The tensors of a state dict or of a checkpoint that holds one under state_dict, model_state_dict or model."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -14,7 +14,8 @@ from d2ls.data.dataset import SegmentationDataset
 from d2ls.data.io import write_bytes
 from d2ls.errors import ConfigError
 from d2ls.inference.results import REPORT, Masks
-from d2ls.inference.scores import MEANS, PER_CLASS, Scores, percent
+from d2ls.inference.scores import MEANS, Scores
+from d2ls.metrics import PER_CLASS, percent
 from d2ls.report import dictionary, pictures
 from d2ls.report.examples import choose, example, ranked, spread
 

@@ -33,9 +33,7 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the `save_top_k` best checkpoints of the epochs that were validated, and records which one is best.
 
     A single one is `weights_path/weights_name.ckpt`, and a new best replaces it. `d2ls.checkpoint.read_best` reads the
-    record.
-
-    With `anew`, checkpoints that lie in the folder are those of an earlier run, and are moved aside.
+    record. With `anew`, checkpoints that lie in the folder are those of an earlier run, and are moved aside.
     """
 
     def __init__(self, settings: Settings, console: Console, *, anew: bool = True) -> None:
@@ -69,11 +67,7 @@ class BestCheckpoint(ModelCheckpoint):
     on_train_start = on_train_epoch_start  # a run may go on inside the last epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Compare, save and record, where there are scores of this epoch.
-
-        Raises:
-            DataError: the validation images have no labelled pixel, so that nothing tells which epoch is best.
-        """
+        """Compare, save and record, where there are scores of this epoch."""
         if pl_module.scores is None:
             return
         if not pl_module.scores["confusion"].sum() and str(self.monitor).startswith("val_"):

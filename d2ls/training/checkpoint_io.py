@@ -50,9 +50,6 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
     """Write tensors and plain values under a temporary name in the same folder, sync, rename: whole or not at all.
 
     `keep`: the file that is replaced stays as `previous_of(path)`; there is a whole one at every moment.
-
-    Raises:
-        CheckpointError: it cannot be written; the file that was there is untouched.
     """
     part = _part(path)
     try:
@@ -76,11 +73,7 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder of checkpoints and check that it can be written, before an epoch is spent.
-
-    Raises:
-        CheckpointError: it cannot.
-    """
+    """Make the folder of checkpoints and check that it can be written, before an epoch is spent."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -91,11 +84,7 @@ def prepare_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder of checkpoints until the end of the block or of the process.
-
-    Raises:
-        ConfigError: another process holds it; names the process and its host.
-    """
+    """Keep other runs out of a folder of checkpoints until the end of the block or of the process."""
     lock, holder = FileLock(folder.with_name(f".{folder.name}.lock")), folder.with_name(f".{folder.name}.running")
     try:
         lock.acquire(timeout=0)

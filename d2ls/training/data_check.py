@@ -30,14 +30,8 @@ _LISTED = 5  # problems that a message names
 def check_data(settings: Settings) -> list[str]:
     """Check the data of a run as far as it takes seconds; all labels are read only where a sample leaves doubts.
 
-    Sets the class weights of the loss and the weights of the sampler where the config asks for them.
-
-    Returns:
-        Notes for the user, one line each.
-
-    Raises:
-        ConfigError: a label is neither a class nor the ignore index, or a class occurs in no training mask.
-        DataError: an image or a mask cannot be read, or has another size or kind than it must have.
+    Sets the class weights of the loss and the weights of the sampler where the config asks for them; gives notes for
+    the user, one line each.
     """
     notes = check_labels(settings)
     _check_worker_start(settings)
@@ -143,11 +137,7 @@ def _favour_rare_classes(settings: Settings) -> str:
 def rare_class_weights(pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Probability of each image where first a class is chosen, each alike, then an image by its share of that class.
 
-    Args:
-        pixels: of each image and class, (images, K); a class without a pixel is never chosen.
-
-    Raises:
-        DataError: no image has a pixel of any class.
+    Of the pixels of each image and class, (images, K); a class without a pixel is never chosen.
     """
     present = pixels[:, pixels.any(axis=0)]
     if not present.size:

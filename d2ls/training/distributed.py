@@ -35,12 +35,7 @@ class SyncBatchNorm(LayerSync):
 
 
 def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
-    """Refuse settings that the chosen devices and strategy cannot serve; gives notes for the user.
-
-    Raises:
-        ConfigError: synchronised batch normalisation without GPUs, gradient clipping under FSDP, or loaders that give
-            the same images to several processes.
-    """
+    """Refuse settings that the chosen devices and strategy cannot serve; gives notes for the user."""
     device = trainer.strategy.root_device.type
     for name in ("train_loader", "val_loader") if trainer.world_size > 1 else ():
         sampler = getattr(getattr(settings, name), "sampler", None)
@@ -71,17 +66,11 @@ def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
 
 @contextlib.contextmanager
 def ending_together(trainer: pl.Trainer) -> Iterator[None]:
-    """End all processes that this one has started where one of them fails, and name it.
-
-    Raises:
-        D2LSError: another process has ended, and this one lost touch with it.
-    """
+    """End all processes that this one has started where one of them fails, and name one that was lost."""
     try:
         yield
     except Exception as error:
-        processes = list(
-            getattr(trainer.strategy.launcher, "procs", [])
-        )  # by rank, from 1; none under torchrun or Slurm
+        processes = list(getattr(trainer.strategy.launcher, "procs", []))  # by rank, from 1; none under torchrun, Slurm
         lost = trainer.world_size > 1 and is_lost_connection(error)
         told = _lost(processes) if lost else ""
         for process in processes:

@@ -36,10 +36,6 @@ def choose_start(settings: Settings) -> Start:
     """Find what the settings `resume_ckpt_path` and `auto_resume` ask for; nothing on the disk is changed.
 
     A checkpoint that cannot be read is passed over for the one before it, unless it was named by its path.
-
-    Raises:
-        ConfigError: there is no such checkpoint, or it cannot be gone on from.
-        CheckpointError: none can be read.
     """
     given, last = settings.resume_ckpt_path, own_last(settings)
     own = given == LAST or (settings.auto_resume and (last.exists() or previous_of(last).exists()))
@@ -93,11 +89,7 @@ def position(trainer: Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
 
 
 def begin_loader(loader: DataLoader[Any], behind: dict[str, Any]) -> None:
-    """Let a loader begin where a run was stopped, at the `position` behind it.
-
-    Raises:
-        ConfigError: the run was stopped inside an epoch whose rest would be another one today.
-    """
+    """Let a loader begin where a run was stopped, at the `position` behind it, unless the rest would be another."""
     sampler: Any = loader.sampler
     if not behind["batches"]:
         if hasattr(sampler, "set_epoch"):
@@ -141,19 +133,12 @@ class LastCheckpoint(CheckpointCallback):
     """Saves every epoch, every N steps if asked for, before the first validation, and at the end on SIGTERM.
 
     A state inside an epoch is saved between two steps, when no gradients are held, or in the validation, which is then
-    run from its start again.
-
-    With `save_last=False` nothing is saved, and the process just ends on SIGTERM. `own` tells that the run goes on from
-    its own last checkpoint.
-
-    Attributes:
-        path: the file; None where nothing is saved.
-        saved: its content in words; empty until this process has saved.
+    run from its start again. `own` tells that the run goes on from its own last checkpoint.
     """
 
     def __init__(self, settings: Settings, shutdown: GracefulShutdown, *, own: bool = False) -> None:
-        self.path = own_last(settings) if settings.save_last else None
-        self.saved = ""
+        self.path = own_last(settings) if settings.save_last else None  # None: nothing is saved, SIGTERM just ends
+        self.saved = ""  # its content in words; empty until this process has saved
         self._loader, self._steps = settings.train_loader, settings.save_every_n_steps
         self._shutdown, self._own = shutdown, own
         self._inside = begins_anywhere(settings.train_loader)

@@ -89,10 +89,6 @@ def build_trainer(
     """The Lightning Trainer of a config: devices, precision, logs, checkpoints.
 
     Tables of scores are printed on the console; without a start, the run starts anew; the shutdown must be entered.
-
-    Raises:
-        ConfigError: devices, strategy, precision, callbacks or loggers that cannot be used.
-        DataError: no training data, or too few for a batch.
     """
     console, start = console or Console(), start or Start()
     losses, logs = LossLog(), _loggers(settings)
