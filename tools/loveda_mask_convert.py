@@ -7,9 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli import common as cli
-from d2ls.cli.prepare import add_common, convert_and_print
+from d2ls.cli.prepare import add_common, print_summary
 from d2ls.data.sets.layout import ConvertStep
 from d2ls.data.sets.loveda import PUBLISHED
+from d2ls.preparation.steps import convert_all
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: masks_png_convert")
     add_common(parser, labels=False)
     options = parser.parse_args(argv)
-    return convert_and_print(
-        ConvertStep("masks", options.mask_dir, options.output_mask_dir, PUBLISHED), options.workers
-    )
+    step = ConvertStep("masks", options.mask_dir, options.output_mask_dir, PUBLISHED)
+    return print_summary(lambda: convert_all(step, options.workers), PUBLISHED, "masks")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from d2ls.cli.common import EXIT_PROBLEMS, parser, progress_bar
 from d2ls.data.io import write_bytes
 from d2ls.data.sets.folder import CLASSES
 from d2ls.errors import ConfigError
-from d2ls.preparation.describe import classes_table, count_pairs, describe, tell
+from d2ls.preparation.describe import classes_table, describe, tell
 
 EXAMPLES = """examples:
   python tools/describe_data.py my_photographs             sizes, bands, mask values and shares, what looks wrong
@@ -31,8 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{path} is there already. Remove it to have it made again.")
     console = Console()
     with progress_bar() as bar:
-        task = bar.add_task("reading", total=count_pairs(options.folder))
-        found = describe(options.folder, lambda: bar.advance(task))
+        found = describe(options.folder, bar)
     tell(found, console)
     if options.write:
         write_bytes(path, classes_table(found).encode())

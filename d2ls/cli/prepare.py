@@ -9,10 +9,12 @@ from rich.console import Console
 
 from d2ls.cli import common as cli
 from d2ls.data.sets import isprs, uavid
-from d2ls.data.sets.layout import ConvertStep, OriginalTile, Tiling
+from d2ls.data.sets.layout import Tiling
+from d2ls.data.spec import DatasetSpec
 from d2ls.errors import ConfigError
 from d2ls.preparation.pool import default_workers
-from d2ls.preparation.steps import convert_all, split_all, summarise
+from d2ls.preparation.steps import split_all, summarise
+from d2ls.preparation.tiling import Summary
 
 
 def add_common(parser: argparse.ArgumentParser, *, labels: bool = True) -> None:
@@ -64,7 +66,8 @@ def split_isprs(options: argparse.Namespace, tiling: Callable[..., Tiling], nami
         legend=options.legend,
         unknown=options.unknown,
     )
-    return split_and_print(isprs.tiles(options.img_dir, options.mask_dir, naming), how, options.workers)
+    tiles = isprs.tiles(options.img_dir, options.mask_dir, naming)
+    return print_summary(lambda: split_all(tiles, how, options.workers), how.spec)
 
 
 def uavid_parser(description: str) -> argparse.ArgumentParser:
@@ -91,20 +94,12 @@ def split_uavid(options: argparse.Namespace) -> int:
         stride=(options.stride_h, options.stride_w),
         unknown=options.unknown,
     )
-    return split_and_print(uavid.tiles(options.input_dir), how, options.workers)
+    return print_summary(lambda: split_all(uavid.tiles(options.input_dir), how, options.workers), how.spec)
 
 
-def split_and_print(tiles: list[OriginalTile], tiling: Tiling, workers: int) -> int:
-    """Cut the tiles and print the summary."""
+def print_summary(make: Callable[[], Summary], spec: DatasetSpec, what: str = "patches") -> int:
+    """Cut tiles or convert masks, and print the summary; gives the exit code."""
     begin = time.perf_counter()
-    summary = split_all(tiles, tiling, workers)
-    summarise(summary, tiling.spec, time.perf_counter() - begin, Console())
-    return 0
-
-
-def convert_and_print(step: ConvertStep, workers: int) -> int:
-    """Convert a folder of masks and print the summary."""
-    begin = time.perf_counter()
-    summary = convert_all(step, workers)
-    summarise(summary, step.spec, time.perf_counter() - begin, Console(), what="masks")
+    summary = make()
+    summarise(summary, spec, time.perf_counter() - begin, Console(), what=what)
     return 0

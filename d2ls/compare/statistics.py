@@ -45,11 +45,11 @@ def mean_iou(result: Mapping[str, Any]) -> float:
     return float(spreads(np.array([result["counts"]]), result["scored"])["mIoU"].mean)
 
 
-def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str = "mIoU") -> dict[str, Difference]:
+def differences(variants: Mapping[str, Counts], scored: Sequence[int]) -> dict[str, Difference]:
     """Every variant against the first by a paired bootstrap: the same images are drawn for both.
 
     The score of a sample is the mean over seeds of the score of the pixels of its images together. The counts are of
-    the same images; `scored` are the classes in the mean "mIoU", "F1" or "OA".
+    the same images; `scored` are the classes in the mean IoU.
     """
     names = list(variants)
     images = variants[names[0]].shape[1]
@@ -58,14 +58,13 @@ def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str
         """Mean score of each variant, (variants, ...), on images drawn by index, (..., images)."""
         drawn = np.moveaxis(np.asarray(drawn), axis, -1)
         times = (drawn[..., None] == np.arange(images)).sum(axis=-2)  # how often each image was drawn
-        scores = [_score(np.einsum("...i,sikl->...skl", times, counts), scored, mean) for counts in variants.values()]
-        return np.stack(scores)
+        sums = (np.einsum("...i,sikl->...skl", times, counts) for counts in variants.values())
+        scores = (score_counts(torch.from_numpy(of_seeds), scored)[MEANS["mIoU"]] for of_seeds in sums)
+        return np.stack([of_seeds.numpy().mean(axis=-1) for of_seeds in scores])
 
     whole = statistic(np.arange(images))
     if images < 2:
-        return {
-            name: Difference(value - whole[0], np.nan, np.nan, np.nan) for name, value in zip(names, whole, strict=True)
-        }
+        return {name: Difference(gain, *[np.nan] * 3) for name, gain in zip(names, whole - whole[0], strict=True)}
     sampled = stats.bootstrap(
         (np.arange(images),), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True,
         confidence_level=CONFIDENCE, random_state=np.random.default_rng(SEED),
@@ -77,12 +76,6 @@ def differences(variants: Mapping[str, Counts], scored: Sequence[int], mean: str
         better = float(np.mean((gained > 0) + 0.5 * (gained == 0)))
         result[name] = Difference(float(whole[place] - whole[0]), float(low), float(high), better)
     return result
-
-
-def _score(counts: NDArray[np.int64], scored: Sequence[int], mean: str) -> NDArray[np.float64]:
-    """Mean over seeds of a score of counts (..., seeds, K, K)."""
-    scores: NDArray[np.float64] = score_counts(torch.from_numpy(counts), scored)[MEANS[mean]].numpy().mean(axis=-1)
-    return scores
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:

@@ -45,11 +45,12 @@ def plan(
         ConfigError: a config cannot be read, a name is no setting of it, or two variants are the same.
     """
     rows = ABLATION if ablation else {"": {}}
-    names = _short_names(configs)
+    is_told_by_stem = len({config.stem for config in configs}) == len(configs)
     variants = []
     for config, (row, changes), values in itertools.product(configs, rows.items(), itertools.product(*grid.values())):
         point = dict(zip(grid, values, strict=True))
-        words = [names[config] if len(configs) > 1 or not row else "", row, *(f"{k}={v}" for k, v in point.items())]
+        name = config.stem if is_told_by_stem else f"{config.parent.name}/{config.stem}"
+        words = [name if len(configs) > 1 or not row else "", row, *(f"{k}={v}" for k, v in point.items())]
         overrides = {**settings, **changes, **point}
         if overlap := sorted(settings.keys() & (changes.keys() | point.keys())):
             raise ConfigError(f"{overlap[0]} is given for all variants and varied, too. Leave out one of the two.")
@@ -71,11 +72,3 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
             raise ConfigError(f"--grid {word}: expected name=value,value,... with each name once: lr=1e-4,3e-4.")
         grid[name] = [parse_overrides([f"{name}={value}"])[name] for value in text.split(",")]
     return grid
-
-
-def _short_names(configs: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names that tell configs apart: `unet`, or `dubai/unet`."""
-    stems = [config.stem for config in configs]
-    if len(set(stems)) == len(stems):
-        return {config: config.stem for config in configs}
-    return {config: f"{config.parent.name}/{config.stem}" for config in configs}

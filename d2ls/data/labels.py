@@ -13,6 +13,7 @@ from d2ls.data.spec import Colour, DatasetSpec
 from d2ls.errors import DataError
 
 Mask = NDArray[np.uint8]
+_LISTED = 5  # values or colours that a message names
 _BLOCK = 1 << 20  # pixels converted at a time: the wide intermediate codes stay small
 
 
@@ -145,5 +146,5 @@ def _unknown_colours(pixels: Mask, spec: DatasetSpec, path: Path | str) -> str:
     )
 
 
-def _some(items: list[str], most: int = 5) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:_LISTED]) + (f" and {len(items) - _LISTED} more" if len(items) > _LISTED else "")

@@ -1,12 +1,13 @@
 """Description of a folder of images and masks: sizes, bands, mask values and their shares, what looks wrong."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Column, Table
 
 from d2ls.data import io as files
@@ -34,24 +35,17 @@ class Description:
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # files by what is wrong
 
 
-def describe(folder: Path, progress: Callable[[], object] = lambda: None) -> Description:
+def describe(folder: Path, bar: Progress | None = None) -> Description:
     """Read the headers of all images and all pixels of all masks, in one of the layouts of `d2ls.data.sets.folder`."""
-    splits = splits_of(folder)
-    result = Description()
-    for split, pairs in splits.items():
-        for pair in pairs:
-            result.images[split] += 1
-            result.masks[split] += pair.mask is not None
-            _add(result, pair, needs_mask=split != "test")
-            progress()
-    if not result.images:
+    listed = [(split, pair) for split, pairs in splits_of(folder).items() for pair in pairs]
+    if not listed:
         raise DataError(f"{folder}: no images in it. docs/your_data.md shows the layouts that are recognised.")
+    result = Description()
+    for split, pair in bar.track(listed, description="reading") if bar else listed:
+        result.images[split] += 1
+        result.masks[split] += pair.mask is not None
+        _add(result, pair, needs_mask=split != "test")
     return result
-
-
-def count_pairs(folder: Path) -> int:
-    """Number of images, for a progress bar."""
-    return sum(len(pairs) for pairs in splits_of(folder).values())
 
 
 def advice(found: Description) -> list[str]:

@@ -21,14 +21,14 @@ _OPACITY = 0.5  # of the labels' colours over the image
 _BACKGROUND, _FOREGROUND = (250, 250, 250), (30, 30, 30)
 
 
-def contact_sheet(jobs: list[Job], spec: DatasetSpec, *, pairs: int = _PAIRS, seed: int = 0) -> Pixels:
+def contact_sheet(jobs: list[Job], spec: DatasetSpec) -> Pixels:
     """Draw random pairs of images and masks, RGB (H, W, 3), of those that can be read (raises DataError: none)."""
     candidates = [job for job in jobs if job.masks and job.folder.family not in (None, "originals")]
     candidates = candidates or [job for job in jobs if job.masks]
-    random.Random(seed).shuffle(candidates)
+    random.Random(0).shuffle(candidates)
     cells: list[tuple[str, Pixels, Pixels]] = []
     for job in candidates:
-        if len(cells) == pairs:
+        if len(cells) == _PAIRS:
             break
         try:
             image, mask = files.read_image(job.image), read_mask(*job.masks[0], spec)

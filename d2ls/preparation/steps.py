@@ -68,7 +68,7 @@ def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label:
     return total
 
 
-def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Summary:
+def convert_all(step: ConvertStep, workers: int) -> Summary:
     """Convert all masks of a folder to class indices, and colours beside them (raises DataError: other values)."""
     begin, found = time.time(), list_images(step.masks) if step.masks.is_dir() else {}
     if not found:
@@ -79,7 +79,7 @@ def convert_all(step: ConvertStep, workers: int, *, label: str = "Masks") -> Sum
     for folder in step.outputs:
         make_folder(folder)
     total = Summary()
-    for summary in pool.run(partial(_convert, step=step), list(found.values()), workers, label):
+    for summary in pool.run(partial(_convert, step=step), list(found.values()), workers, "Masks"):
         total.add(summary)
     _clear_parts(step.outputs, found, begin)
     total.written.sort()

@@ -56,7 +56,9 @@ def split(tile: OriginalTile, tiling: Tiling) -> Summary:
         whole = tiling.masks / ORIGINALS / f"{tile.stem}.tif"
         files.write_tiff(whole, index_to_colours(mask, tiling.spec, tiling.legend))
     if tiling.scale != 1:
-        image, mask = _rescale(image, mask, tiling.scale)
+        size = max(1, int(mask.shape[1] * tiling.scale)), max(1, int(mask.shape[0] * tiling.scale))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))  # antialiased
+        mask = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     rows, columns = (-(-whole // side) * side for whole, side in zip(mask.shape, tiling.size, strict=True))
     canvas = tiling.canvas or (rows, columns)
     for variant, flip in enumerate(_FLIPS[: tiling.variants]):
@@ -110,7 +112,9 @@ def oversample_class(image: Pixels, mask: Pixels, label: int, name: str) -> list
     top, left = (int(rng.integers(side - part + 1)) for side, part in zip(shape, (height, width), strict=True))
     turns = int(rng.integers(1, 4)) if shape[0] == shape[1] else 2
     crop = np.s_[top : top + height, left : left + width]
-    rows, columns = (_centres(side, part) for side, part in zip(shape, (height, width), strict=True))
+    rows, columns = (  # that hold the centres of the stretched pixels
+        (2 * np.arange(side) + 1) * part // (2 * side) for side, part in zip(shape, (height, width), strict=True)
+    )
     labels: Pixels = mask[crop][rows[:, None], columns]
     if np.count_nonzero(labels == label) <= OVERSAMPLE_ABOVE * labels.size:
         return []
@@ -153,18 +157,6 @@ def _read(tile: OriginalTile, tiling: Tiling, summary: Summary) -> tuple[Pixels,
     if tiling.canvas and mask.shape[1] > tiling.canvas[1]:
         raise DataError(f"{tile.image}: {mask.shape[1]} pixels wide, expected at most {tiling.canvas[1]}.")
     return image, mask
-
-
-def _rescale(image: Pixels, mask: Pixels, scale: float) -> tuple[Pixels, Pixels]:
-    """Both resized by a factor, sides rounded down: bilinear with antialiasing, the mask by nearest neighbour."""
-    size = max(1, int(mask.shape[1] * scale)), max(1, int(mask.shape[0] * scale))
-    smooth = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(smooth), np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-
-
-def _centres(side: int, part: int) -> NDArray[np.intp]:
-    """Source pixels that hold the centres of `side` pixels stretched over `part`."""
-    return (2 * np.arange(side) + 1) * part // (2 * side)
 
 
 def _write(name: str, image: Pixels, mask: Pixels, tiling: Tiling, summary: Summary) -> None:

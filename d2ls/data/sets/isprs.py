@@ -124,25 +124,20 @@ def plan(
     no split.
     """
     ends = {"images": names[0].image, "masks": names[0].mask, "masks_eroded": names[1].mask}
-
-    def target(split: str, kind: str, tile: str) -> PurePosixPath:
-        return PurePosixPath(spec.name, f"{split}_{kind}", f"{stem}{tile}{ends[kind]}.tif")
-
-    made = Plan()
-    for path, number, kind in found:
-        tile = without_zeros(number)
-        split = next((split for split, tiles in splits.items() if tile in tiles), None)
-        if split is None:
-            made.notes.append(f"{path}: left out, {(left_out or {}).get(tile, 'it is in no official split')}")
-        elif split == "test" or kind != "masks_eroded":
-            made.files[target(split, kind, tile)].append(path)
-    made.expected = [
-        target(split, kind, tile)
+    targets = {
+        (tile, kind): PurePosixPath(spec.name, f"{split}_{kind}", f"{stem}{tile}{end}.tif")
         for split, tiles in splits.items()
-        for kind in ends
+        for kind, end in ends.items()
         for tile in tiles
         if split == "test" or kind != "masks_eroded"
-    ]
+    }
+    made, official = Plan(expected=[*targets.values()]), {tile for tile, _ in targets}
+    for path, number, kind in found:
+        tile = without_zeros(number)
+        if tile not in official:
+            made.notes.append(f"{path}: left out, {(left_out or {}).get(tile, 'it is in no official split')}")
+        elif (tile, kind) in targets:
+            made.files[targets[tile, kind]].append(path)
     return made
 
 
