@@ -12,7 +12,7 @@ from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common
 from d2ls.data import sets
 from d2ls.data.root import data_root
-from d2ls.preparation.pipeline import prepare
+from d2ls.preparation.pipeline import prepare, print_lists
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,12 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_common(parser, labels=False)
     options = parser.parse_args(argv)
     console = Console()
-    outcome = prepare(
+    plan = prepare(
         sets.find(options.dataset), options.downloads, options.to or data_root(),
         dry_run=options.dry_run, workers=options.workers, console=console,
     )  # fmt: skip
-    outcome.print(console)
-    return cli.EXIT_PROBLEMS if outcome.problems else 0
+    print_lists(plan, console)
+    return cli.EXIT_PROBLEMS if plan.problems else 0
 
 
 if __name__ == "__main__":

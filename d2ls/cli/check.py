@@ -17,8 +17,7 @@ from d2ls.data.io import write_png
 from d2ls.data.root import data_root
 from d2ls.errors import ConfigError
 from d2ls.preparation.archives import make_folder
-from d2ls.preparation.check import check, check_apart, figures, folders_of, print_report
-from d2ls.preparation.config_check import check_config
+from d2ls.preparation.check import check, check_apart, check_config, figures, folders_of, print_report
 from d2ls.preparation.sheet import contact_sheet
 
 EXAMPLES = """examples:

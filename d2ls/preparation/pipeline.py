@@ -5,7 +5,6 @@ import json
 import time
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -20,21 +19,6 @@ from d2ls.preparation.archives import SourceFile, Sources, compare, place
 _JOURNAL = ".d2ls_prepared.json"
 _VERSION = 1  # another one makes all steps run again
 _MAX_LINES = 40  # lines printed of each list
-
-
-@dataclass
-class Outcome:
-    """Problems that are left after preparing, and notes."""
-
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def print(self, console: Console) -> None:
-        """Print both; long lists are cut."""
-        for title, lines in (("note", self.notes), ("problem", self.problems)):
-            more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
-            for line in lines[:_MAX_LINES] + more:
-                console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 class Journal:
@@ -68,18 +52,15 @@ class Journal:
         write_bytes(self.path, json.dumps(self.done, indent=1).encode())
 
 
-def prepare(
-    facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, workers: int, console: Console
-) -> Outcome:
+def prepare(facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, workers: int, console: Console) -> Plan:
     """Place the originals of a data set below a data root and make from them what training reads.
 
     It deletes and overwrites nothing that it has not written itself. `downloads` holds archives, or what they hold; in
-    a dry run it only prints what would be done.
+    a dry run it only prints what would be done. The plan has notes, and the problems that are left.
 
     Raises:
         DataError: nothing of the data set is there, an archive is not to be trusted, or an existing file differs.
     """
-    outcome = Outcome()
     with Sources(downloads, _existing(root)) as sources:
         plan, files = _plan(facts, sources)
         if not plan.files and not any((root / target).exists() for target in plan.expected):
@@ -91,19 +72,26 @@ def prepare(
         candidates = {target: [file for path in paths for file in files[path]] for target, paths in plan.files.items()}
         placement = compare(candidates, root, plan.preferred)
         console.print(placement.table(f"Originals in {root}"))
-        outcome.notes += plan.notes
         if not dry_run:
             place(placement, root, console)
     lost = [target for target in plan.expected if target not in plan.files and not (root / target).exists()]
-    outcome.problems += [f"missing: {target}" for target in lost] + plan.problems
+    plan.problems[:0] = [f"missing: {target}" for target in lost]
     journal = Journal(root / facts.home)
     coming = {folder for target in placement.new for folder in (root / target).parents}
     for step in facts.steps(root / facts.home):
         if dry_run:
             console.print(f"{step.name}: {_forecast(step, journal, coming)}", highlight=False)
         else:
-            _run(step, journal, outcome, workers, console)
-    return outcome
+            _run(step, journal, plan, workers, console)
+    return plan
+
+
+def print_lists(plan: Plan, console: Console) -> None:
+    """Print the notes and the problems; long lists are cut."""
+    for title, lines in (("note", plan.notes), ("problem", plan.problems)):
+        more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+        for line in lines[:_MAX_LINES] + more:
+            console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _plan(facts: DatasetFacts, sources: Sources) -> tuple[Plan, dict[object, list[SourceFile]]]:
@@ -131,11 +119,11 @@ def _forecast(step: Step, journal: Journal, coming: set[Path]) -> str:
     return "would be made"
 
 
-def _run(step: Step, journal: Journal, outcome: Outcome, workers: int, console: Console) -> None:
+def _run(step: Step, journal: Journal, plan: Plan, workers: int, console: Console) -> None:
     """One step, unless it is done; a fault of its input is a problem, and the other steps follow."""
     if not _ready(step):
         missing = [str(folder) for folder in step.inputs if not folder.is_dir()]
-        outcome.notes.append(f"{step.name}: not made, there is no {missing[0]}")
+        plan.notes.append(f"{step.name}: not made, there is no {missing[0]}")
         return
     if journal.has(step):
         console.print(f"{step.name}: done before", highlight=False)
@@ -145,12 +133,12 @@ def _run(step: Step, journal: Journal, outcome: Outcome, workers: int, console: 
         journal.begin(step)
         summary = steps.run(step, workers)
     except DataError as problem:
-        outcome.problems.append(f"{step.name}: {problem}")
+        plan.problems.append(f"{step.name}: {problem}")
         return
     journal.note(step, _fingerprint(step))
     seconds = time.perf_counter() - begin
     console.print(f"{step.name}: {len(summary.written)} files in {seconds:.1f} s", highlight=False)
-    outcome.notes += summary.notes
+    plan.notes += summary.notes
 
 
 def _ready(step: Step) -> bool:

@@ -110,7 +110,9 @@ def figures(
         return None
     seen = prediction.shape
     maps = [attention[:_SHOWN] for attention in inspected.attention]
-    names = _names(inspected, masks.spec)
+    names = masks.spec.classes if inspected.named else [f"entry {at + 1}" for at in range(len(inspected.static))]
+    names = list(names[:_SHOWN])
+    dictionaries = {"static": inspected.static} | ({} if inspected.dynamic is None else {"dynamic": inspected.dynamic})
     return {
         "image": pair.name,
         "window": None if seen == (height, width) else (seen[1], seen[0]),
@@ -118,7 +120,10 @@ def figures(
         "names": names,
         "number": len(inspected.static),
         "weights": None if inspected.weights is None else inspected.weights[:_SHOWN].tolist(),
-        "matrices": _matrices(inspected),
+        "matrices": {
+            name: [[None if value != value else value for value in row] for row in cosines(entries[:_SHOWN]).tolist()]  # noqa: PLR0124  (NaN)
+            for name, entries in dictionaries.items()
+        },
         "entries": _entries(maps[-1], image, prediction, names, masks.spec) if maps else [],
         "stages": [_heat_maps(attention, image, _STAGE_SIDE) for attention in maps[:-1]],
     }
@@ -128,19 +133,6 @@ def _centre(pixels: Pixels, largest: tuple[int, int]) -> Pixels:
     """The centre of an image or a mask that is larger."""
     top, left = ((max(0, side - most)) // 2 for side, most in zip(pixels.shape, largest, strict=False))
     return pixels[top : top + largest[0], left : left + largest[1]]
-
-
-def _names(inspected: Inspection, spec: DatasetSpec) -> list[str]:
-    number = min(len(inspected.static), _SHOWN)
-    return list(spec.classes[:number]) if inspected.named else [f"entry {at + 1}" for at in range(number)]
-
-
-def _matrices(inspected: Inspection) -> dict[str, list[list[float | None]]]:
-    dictionaries = {"static": inspected.static} | ({} if inspected.dynamic is None else {"dynamic": inspected.dynamic})
-    return {
-        name: [[None if value != value else value for value in row] for row in cosines(entries[:_SHOWN]).tolist()]  # noqa: PLR0124  (NaN)
-        for name, entries in dictionaries.items()
-    }
 
 
 def _entries(
