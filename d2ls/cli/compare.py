@@ -138,7 +138,6 @@ def _end_with_parent() -> None:
 
 
 def _conclude(options: Namespace, variants: list[Any], jobs: list[Any]) -> int:
-    """Write the table where all runs are there."""
     from rich.console import Console  # noqa: PLC0415
 
     from d2ls.compare import tables  # noqa: PLC0415

@@ -186,7 +186,6 @@ def _escape(text: str) -> str:
 
 
 def _figure(text: str) -> str:
-    """A cell of figures in LaTeX."""
     return "--" if text == "-" else _escape(text).replace("-", "$-$").replace("±", r"$\pm$")
 
 

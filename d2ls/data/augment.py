@@ -170,11 +170,7 @@ class Transforms:
                 part.fill_mask = spec.ignore_index
 
     def __call__(self, image: Pixels, mask: Mask, rng: np.random.Generator, path: object) -> tuple[Pixels, Mask]:
-        """Run the pipeline on an image (H, W, bands), in the unit of its file `path`, and its mask (H, W).
-
-        Raises:
-            DataError: a transform fails, or gives other types, bands or sizes; names it and the file.
-        """
+        """Transform an image (H, W, bands) and its mask (H, W) (raises DataError: names the transform that fails)."""
         values, mask = np.ascontiguousarray(to_unit(image, self.spec)), np.ascontiguousarray(mask)
         start = copy.deepcopy(rng)
         seed_transforms(self.pipeline, rng)

@@ -93,7 +93,6 @@ def missing_classes(classes: Sequence[str], pixels: NDArray[np.int64], ignore_in
 
 
 def _header_problems(pair: Pair, spec: DatasetSpec) -> list[str]:
-    """Problems that the headers of one image and its mask tell."""
     problems, sizes = [], []
     for path in (pair.image, *_mask_file(pair)):
         try:

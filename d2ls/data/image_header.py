@@ -68,11 +68,7 @@ class Header:
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Read the header of an open image file; the position in it is left anywhere.
-
-    Raises:
-        FormatError: no image, one that breaks off in its header, an animation, or a TIFF of an unknown kind of pixels.
-    """
+    """Read the header of an open image file (raises FormatError: none, damaged, an animation, of an unknown kind)."""
     start = file.read(26)
     file.seek(0)
     if not start:

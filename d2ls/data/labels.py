@@ -30,11 +30,7 @@ def read_colour_mask(path: Path, spec: DatasetSpec) -> Mask:
 def colours_to_index(
     rgb: Mask, spec: DatasetSpec, *, path: Path | str, unknown: Literal["error", "ignore"] = "error"
 ) -> Mask:
-    """Class indices and the ignore index (H, W) of the colours of a mask (H, W, 3); `path` is for the error's text.
-
-    Raises:
-        DataError: colours of no class, unless `unknown` is "ignore"; names them and their pixel counts.
-    """
+    """Class indices and ignore index (H, W) of colours (H, W, 3); unknown ones are named by a DataError, or ignored."""
     table, unknown_value = _table(spec)
     index = np.empty(rgb.shape[:2], np.uint8)
     rows = max(1, _BLOCK // max(1, rgb.shape[1]))
@@ -60,11 +56,7 @@ def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official",
 
 
 def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
-    """Class index of each mask value (H, W) by `spec.values`; without that the values themselves.
-
-    Raises:
-        DataError: a value without a meaning; names the file, the values and their shares.
-    """
+    """Class index of each mask value (H, W) by `spec.values`, else the values (DataError: one without a meaning)."""
     if not spec.values:
         check_index(raw, spec, path)
         return raw
@@ -137,7 +129,6 @@ def _codes(rgb: NDArray[Any]) -> NDArray[np.intp]:
 
 
 def _unknown_colours(pixels: Mask, spec: DatasetSpec, path: Path | str) -> str:
-    """Message on pixels (n, 3) whose colours are of no class."""
     found = [f"{colour} ({count} pixels)" for colour, count in count_colours(pixels).items()]
     known = ", ".join(f"{name} {colour}" for name, colour in zip(spec.classes, spec.colours, strict=True))
     return (

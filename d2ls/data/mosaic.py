@@ -149,13 +149,11 @@ class Mosaic:
         return part.reshape(*crop.shape, -1)  # OpenCV drops the axis of a single band
 
     def _image(self, box: Box) -> Pixels:
-        """Pixels of a box of the mosaic, (h, w, bands)."""
         spec = self.dataset.spec
         nothing, dtype = (0, np.uint8) if spec.is_rgb8 else (np.nan, np.float32)
         return self._join(box, self._read, (len(spec.bands),), nothing, dtype)
 
     def _mask(self, box: Box) -> Mask:
-        """Labels of a box of the mosaic, (h, w)."""
         return self._join(box, self._labels, (), self.dataset.spec.ignore_index, np.uint8)
 
     def _join(

@@ -127,11 +127,7 @@ class Polygons:
             return CRS.from_user_input(pyogrio.read_info(self.path)["crs"])
 
     def entries(self) -> Counter[str]:
-        """How often each entry of the column occurs, in the order of the file.
-
-        Raises:
-            DataError: unreadable, several layers, no such column, no polygons.
-        """
+        """How often each entry of the column occurs, in order (raises DataError: no such column, polygons or CRS)."""
         with _vectors(self.path) as pyogrio:
             if len(layers := pyogrio.list_layers(self.path)) != 1:
                 names = ", ".join(str(name) for name, _ in layers)
@@ -158,11 +154,7 @@ class Polygons:
             raise DataError(f"{self.path}: {found}. Expected {', '.join(self.values)}.")
 
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
-        """Blocks of a raster's grid that polygons, or those of one value, touch; all blocks unless `is_sparse`.
-
-        Raises:
-            DataError: no polygon lies on the raster; names both.
-        """
+        """Blocks of a raster's grid that polygons (of a value) touch; all unless `is_sparse` (DataError: none)."""
         place = Georeference.of(image)
         shapes = self.shapes(image, place, place.bounds)
         if not shapes:
@@ -214,7 +206,6 @@ def _draw_blocks(geometries: Sequence[Any], place: Georeference, grid: Grid) -> 
 
 
 def _transform(geometries: Any, crs: CRS, other: CRS) -> Any:
-    """Geometries in another coordinate reference system."""
     if crs == other or not len(geometries):
         return geometries
     return shapely.transform(geometries, lambda xy: np.column_stack(warp.transform(crs, other, *xy.T)))
@@ -238,7 +229,6 @@ def _check_grid(image: Path, place: Georeference, labels: Path, other: Georefere
 
 
 def _apart(image: Path, place: Georeference, labels: Path, bounds: Any, crs: CRS) -> str:
-    """Message on labels and a raster that have no place in common."""
     here, there = (", ".join(f"{value:g}" for value in each) for each in (place.bounds, bounds))
     return (
         f"{image}: nothing of {labels} lies on it. It lies at ({here}) in {_name(place.crs)}, that at ({there}) in "

@@ -26,11 +26,7 @@ class Pair:
 
 
 def list_images(folder: Path) -> dict[str, Path]:
-    """Image files of a folder by stem, in the order of their names; hidden and other files are passed over.
-
-    Raises:
-        DataError: the folder cannot be read, or two files share a stem.
-    """
+    """Image files of a folder by stem, sorted, without hidden ones (raises DataError: unreadable, two of one stem)."""
     found: dict[str, Path] = {}
     for path in _visible(folder):
         if path.suffix.lower() in SUFFIXES and (first := found.setdefault(path.stem, path)) is not path:
@@ -46,15 +42,9 @@ def left_out(folder: Path) -> str | None:
 
 
 def match(images: Path, masks: Path | None, made_by: str) -> list[Pair]:
-    """The pairs of two folders, in the order of their names.
+    """The pairs of two folders, in the order of their names; without masks where `masks` is None.
 
-    Args:
-        images: folder of images.
-        masks: folder of masks of the same stems; None where there are none.
-        made_by: what makes these folders, for the error's text.
-
-    Raises:
-        DataError: a folder is missing or empty, or a file has no partner.
+    `made_by` tells what makes the folders, in the text of the DataError that a missing folder, image or mask raises.
     """
     for folder in (images, masks):
         if folder is not None and not folder.is_dir():

@@ -16,12 +16,9 @@ def data_root() -> Path:
 
 
 def check_protocol(protocol: str) -> None:
-    """Refuse an unknown protocol.
+    """Refuse, by a ConfigError, another protocol than "strict" and "published".
 
     "published" repeats the paper's setting; "strict" never selects checkpoints on training or test data.
-
-    Raises:
-        ConfigError: neither "strict" nor "published".
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol is {protocol!r}; expected one of: {', '.join(map(repr, PROTOCOLS))}.")

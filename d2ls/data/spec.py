@@ -135,7 +135,6 @@ class DatasetSpec:
             raise ConfigError(f"not a description of a data set's classes: {str(problem).rstrip('.')}.") from problem
 
     def _label_problems(self) -> Iterator[str]:
-        """Contradictions between classes, indices and mask values."""
         number = len(self.classes)
         if not 2 <= number <= 254 or len(set(self.classes)) != number:
             yield f"classes are {self.classes}, expected 2 to 254 different names"
@@ -169,7 +168,6 @@ class DatasetSpec:
             yield "reference_colours repeats a colour"
 
     def _band_problems(self) -> Iterator[str]:
-        """Contradictions in the description of the images."""
         number = len(self.bands)
         if not isinstance(self.bands, tuple) or not 1 <= number <= MAX_BANDS or len(set(self.bands)) != number:
             yield f"bands is {self.bands!r}, expected a tuple of 1 to {MAX_BANDS} different names"

@@ -113,7 +113,6 @@ class Sources(ExitStack):
         return sorted(found, key=lambda source: source.path)
 
     def _archive(self, file: IO[bytes], path: PurePosixPath) -> list[SourceFile]:
-        """The members of an archive and of those inside it."""
         if sum(part.lower().endswith(".zip") for part in path.parts) > _MAX_DEPTH:
             raise DataError(f"{path}: archives inside archives, more than {_MAX_DEPTH} deep: do not trust this file.")
         try:

@@ -234,7 +234,6 @@ def _list_jobs(folder: ImageFolder, problems: list[Problem]) -> list[Job]:
 
 
 def _stems(folder: Path, ending: str, problems: list[Problem], excluded: str | None = None) -> dict[str, Path]:
-    """Image files of a folder by what comes before the ending."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
@@ -247,7 +246,6 @@ def _stems(folder: Path, ending: str, problems: list[Problem], excluded: str | N
 
 
 def _read(job: Job, spec: DatasetSpec) -> Found:
-    """Read an image and its masks in full."""
     found, image = Found(job), None
     kind = _unusual(job.image)
     try:

@@ -127,7 +127,6 @@ def _add(result: Description, pair: Pair, *, needs_mask: bool) -> None:
 
 
 def _labels(path: Path, kind: str) -> Mapping[Any, int]:
-    """Pixels by value or colour."""
     if kind.startswith(("grey", "palette")):
         return {value: count for value, count in enumerate(count_values(files.read_index(path)).tolist()) if count}
     return count_colours(files.read_colours(path), MOST_LABELS + 1)

@@ -43,13 +43,9 @@ class Labelled(NamedTuple):
 
 
 def read_coco(path: Path, images: Path) -> list[Labelled]:
-    """Read a COCO file of instances: polygons, and run lengths (RLE), compressed or not.
+    """Read a COCO file of instances: polygons, and run lengths (RLE, by pycocotools), compressed or not.
 
     All images that it lists are taken, also those without a shape; their names begin in the folder `images`.
-
-    Raises:
-        DataError: it cannot be read, or is of another kind.
-        ConfigError: it holds run lengths, and pycocotools is not installed.
     """
     content = _json(path)
     try:
@@ -97,10 +93,6 @@ def read_geojson(path: Path, images: Path, column: str) -> list[Labelled]:
     """Read polygons in map coordinates: one GeoJSON, GeoPackage or shapefile, whose column has the class names.
 
     All georeferenced TIFF files of the folder `images` are taken, also those without a polygon.
-
-    Raises:
-        DataError: a file cannot be read, has no coordinate reference system or no such column, a polygon has no class,
-            or none lies on any image.
     """
     polygons = Polygons(path, column, {}, 0, warp=True)
     counts = polygons.entries()

@@ -56,7 +56,6 @@ def _overlaid(image: Pixels, mask: Pixels, spec: DatasetSpec) -> tuple[Pixels, P
 
 
 def _draw(cells: list[tuple[str, Pixels, Pixels]], spec: DatasetSpec) -> Pixels:
-    """Arrange the cells below a legend."""
     font = ImageFont.load_default(size=_TEXT - 5)
     entries = [*zip(spec.classes, spec.colours, strict=True), ("ignore (striped)", (90, 90, 90))]
     columns = min(_COLUMNS, len(cells))

@@ -131,7 +131,6 @@ def _convert(path: Path, step: ConvertStep) -> Summary:
 
 
 def _foreign_patches(folder: Path, stems: set[str], written: set[str]) -> list[str]:
-    """Names of patches of the given tiles that are not among the written ones."""
     return sorted(
         path.name
         for path in folder.iterdir()

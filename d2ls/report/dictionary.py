@@ -130,7 +130,6 @@ def figures(
 
 
 def _centre(pixels: Pixels, largest: tuple[int, int]) -> Pixels:
-    """The centre of an image or a mask that is larger."""
     top, left = ((max(0, side - most)) // 2 for side, most in zip(pixels.shape, largest, strict=False))
     return pixels[top : top + largest[0], left : left + largest[1]]
 

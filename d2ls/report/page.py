@@ -96,7 +96,6 @@ def render(content: Mapping[str, Any], template: str = "report.html", script_fil
 
 
 def _own(environment: Environment, name: str) -> Markup:
-    """A file of the package, as it is."""
     assert environment.loader is not None
     return Markup(environment.loader.get_source(environment, name)[0])
 

@@ -102,7 +102,6 @@ def _grey(image: Pixels) -> Pixels:
 
 
 def _stripes(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Diagonal stripes of 0 and 1, (H, W)."""
     rows, columns = np.indices(shape)
     return np.asarray((rows + columns) // 5 % 2)
 

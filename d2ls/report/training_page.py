@@ -29,11 +29,7 @@ PHASES = ("loading", "training", "validation")
 
 
 class TrainingPage(Callback):
-    """Copies the config beside the log, and writes the page after each epoch; a resumed run goes on with its curves.
-
-    Attributes:
-        seconds: of the epoch so far by phase.
-    """
+    """Copies the config beside the log, and writes the page after each epoch; a resumed run goes on with its curves."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
@@ -92,7 +88,7 @@ class TrainingPage(Callback):
         self._epochs = list(state_dict["epochs"])
 
     def _start_clock(self) -> None:
-        self.seconds, self._since = dict.fromkeys(PHASES, 0.0), time.perf_counter()
+        self.seconds, self._since = dict.fromkeys(PHASES, 0.0), time.perf_counter()  # of the epoch so far
 
     def _lap(self, phase: str) -> None:
         now = time.perf_counter()

@@ -179,7 +179,6 @@ def folders(home: Path, names: tuple[Naming, Naming], **options: Any) -> list[Im
 
 
 def _named(folder: Path, ending: str, what: str) -> dict[str, Path]:
-    """Files whose stem ends so, by the stem before it."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Expected the folder with the original {what}.")
     everything = list_images(folder)

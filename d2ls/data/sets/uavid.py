@@ -79,7 +79,6 @@ def _frames(folder: Path | str | None) -> list[Pair]:
 
 
 def _sequences(folder: Path, hint: str) -> list[Path]:
-    """The folders seqN."""
     found = sorted(images.parent for images in folder.glob("*/Images"))
     if not found:
         raise DataError(f"{folder}: no folders seqN/Images in it. {hint}")
