@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +107,14 @@ def _for_terminal(header: Sequence[str], lines: Sequence[Sequence[str]]) -> Tabl
 def write(folder: Path, rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> list[Path]:
     """Write the table as Markdown, CSV, LaTeX and a page; each whole or not at all."""
     cells, by_class = _sheets(rows, classes)
-    sheets = (HEADER, *cells), (("IoU", *classes), *by_class)
-    markdown = "".join("".join(map(_line, (head, ["---"] * len(head), *lines))) + "\n" for head, *lines in sheets)
-    texts = (
-        markdown + "\n".join([*notes, ""]), _csv(rows, classes), "\n".join(_latex(*sheet) for sheet in sheets),
-        _page(rows, classes, notes),
-    )  # fmt: skip
+    values = [value for row in rows for value in row.single]
+    margin = max(max(values) - min(values), 0.01) * 0.1
+    content = {
+        "sheets": ((HEADER, cells), (("IoU", *classes), by_class)), "rows": rows, "classes": classes, "notes": notes,
+        "low": min(values) - margin, "high": max(values) + margin,
+    }  # fmt: skip
+    markdown, latex = (page.render_text(content, name) for name in ("comparison.md", "comparison.tex"))
+    texts = markdown, _csv(rows, classes), latex, page.render(content, "comparison.html", None)
     paths = [folder / name for name in FILES]
     for path, text in zip(paths, texts, strict=True):
         write_bytes(path, text.encode())
@@ -158,10 +159,6 @@ def _number(value: float, digits: int) -> str:
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
-
-
 def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
@@ -172,39 +169,3 @@ def _csv(rows: Sequence[Row], classes: Sequence[str]) -> str:
         numbers = [*values, *row.difference, *row.cost.values()]
         table.writerow([row.name, row.seeds, *("" if math.isnan(number) else repr(number) for number in numbers)])
     return stream.getvalue()
-
-
-def _latex(header: Sequence[str], *lines: Sequence[str]) -> str:
-    cells = [(_escape(name), *map(_figure, figures)) for name, *figures in lines]
-    head, *body = (" & ".join(line) + r" \\" for line in (map(_escape, header), *cells))
-    begin = rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"
-    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _escape(text: str) -> str:
-    return re.sub("([&%#_])", r"\\\1", text)
-
-
-def _figure(text: str) -> str:
-    return "--" if text == "-" else _escape(text).replace("-", "$-$").replace("±", r"$\pm$")
-
-
-def _page(rows: Sequence[Row], classes: Sequence[str], notes: Sequence[str]) -> str:
-    cells, by_class = _sheets(rows, classes)
-    values = [value for row in rows for value in row.single]
-    low, high = min(values), max(values)
-    margin = max(high - low, 0.01) * 0.1
-    positions = {row.name: [_place(value, low - margin, high + margin) for value in row.single] for row in rows}
-    means = {row.name: _place(row.means["mIoU"].mean, low - margin, high + margin) for row in rows}
-    content = {
-        "header": HEADER, "cells": cells, "rows": rows, "classes": classes, "notes": notes,
-        "per_class": [line[1:] for line in by_class],
-        "positions": positions, "means": means, "low": f"{100 * (low - margin):.1f}",
-        "high": f"{100 * (high + margin):.1f}",
-    }  # fmt: skip
-    return page.render(content, "comparison.html", None)
-
-
-def _place(value: float, low: float, high: float) -> float:
-    """Where a value lies between two others, 0..100."""
-    return round(100 * (value - low) / (high - low), 2)

@@ -6,12 +6,12 @@ inside a JPEG is never seen. Orientations that a file notes are applied.
 """
 
 import io
-import os
-import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -146,19 +146,12 @@ def write_tiff(path: Path, rgb: Pixels) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: under a temporary name, then renamed (raises DataError: it cannot be)."""
-    temporary = None
+    temporary = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.part")
     try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.stem}.", suffix=".part", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as problem:
         raise DataError(f"{path}: cannot be written: {problem.strerror or problem}.") from problem
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

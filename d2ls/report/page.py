@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from torch import nn
 
@@ -83,16 +83,26 @@ def write(
 
 def render(content: Mapping[str, Any], template: str = "report.html", script_file: str | None = "report.js") -> str:
     """The text of a page; whatever comes from outside is escaped, and only the page's own script, if any, may run."""
-    environment = Environment(
-        loader=PackageLoader("d2ls.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    environment.filters |= {"percent": percent, "shares": _shares}
+    environment = _environment()
     style, script = _own(environment, "report.css"), _own(environment, script_file) if script_file else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     scripts = Markup(f"'sha256-{digest}'" if script else "'none'")
     return environment.get_template(template).render(content, style=style, script=script, scripts=scripts)
+
+
+def render_text(content: Mapping[str, Any], template: str) -> str:
+    """The text of a file that is no page; nothing is escaped but by the template."""
+    return _environment().get_template(template).render(content)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("d2ls.report"), autoescape=select_autoescape(), undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    environment.filters |= {"percent": percent, "shares": _shares}
+    return environment
 
 
 def _own(environment: Environment, name: str) -> Markup:

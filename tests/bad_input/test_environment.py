@@ -102,13 +102,14 @@ def test_folders_that_may_not_be_written(
     """As the system refuses it; tests often run as root, whom it refuses nothing."""
 
     def refuse(*_: object, **options: object) -> None:
-        raise PermissionError(13, "Permission denied", str(options["dir"]))
+        raise PermissionError(13, "Permission denied", str(options.get("dir")))
 
     write_config(Path())
     if script == "train":
         monkeypatch.setenv("D2LS_DATA", str(tiny_data))
     for name in ("NamedTemporaryFile", "TemporaryFile"):
         monkeypatch.setattr(tempfile, name, refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     words, told = {
         "test_cloud": (("-w", weights(cloud.SPEC), "-o", "out"), "out/run.json: cannot be written"),
         "check_data": (("cloud", "--picture", "a.png", "--workers", 1), "a.png: cannot be written"),
