@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from d2ls.cli import common as cli
 from d2ls.cli.prepare import add_common, print_summary
-from d2ls.data.sets.layout import ConvertStep
+from d2ls.data.sets.layout import convert
 from d2ls.data.sets.loveda import PUBLISHED
 from d2ls.preparation.steps import convert_all
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output-mask-dir", type=Path, required=True, metavar="D", help="folder: masks_png_convert")
     add_common(parser, labels=False)
     options = parser.parse_args(argv)
-    step = ConvertStep("masks", options.mask_dir, options.output_mask_dir, PUBLISHED)
+    step = convert("masks", options.mask_dir, options.output_mask_dir, PUBLISHED)
     return print_summary(lambda: convert_all(step, options.workers), PUBLISHED, "masks")
 
 

@@ -102,6 +102,7 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
     scores = predict(dataset, segment, Masks(folder / "masks", spec), batch=batch)
     if not scores.counts:
         raise DataError(f"{settings.path}: no test image has labels, so there is nothing to compare.")
+    of_test, of_validation = ({pair.image for pair in found.pairs} for found in (dataset, settings.val_dataset))
     return {
         "dataset": spec.name,
         "classes": list(spec.classes),
@@ -111,13 +112,9 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
         "test_window": settings.test_window,
         "images": list(scores.counts),
         "images_sha256": images_hash(dataset),
-        "chosen_on_test_images": settings.test_weights_name != "last" and _same(dataset, settings.val_dataset),
+        "chosen_on_test_images": settings.test_weights_name != "last" and of_test == of_validation,
         "counts": [counts.tolist() for counts in scores.counts.values()],
     }
-
-
-def _same(one: SegmentationDataset, other: SegmentationDataset) -> bool:
-    return {pair.image for pair in one.pairs} == {pair.image for pair in other.pairs}
 
 
 def _measure(settings: Settings) -> dict[str, Any]:

@@ -118,18 +118,11 @@ def write_folder(
     found: Sequence[Labelled], folder: Path, split: str | None = None, *, background: str = "background",
     overwrite: bool = False, progress: Callable[[], object] = lambda: None,
 ) -> dict[str, int]:  # fmt: skip
-    """Write masks, copy images, and make the table of classes where there is none; one that is there is kept to.
+    """Write masks, copy images, and make the table of classes where there is none; gives the pixels by class.
 
-    Args:
-        found: the images.
-        folder: gets `images`, `masks` and `classes.csv`.
-        split: sub-folder of `images` and `masks`; None: none.
-        background: class of the pixels outside all shapes; "ignore": they count nowhere.
-        overwrite: whether masks that are there are replaced; else they are a ConfigError, as are labels of no class.
-        progress: called after each image.
-
-    Returns:
-        Pixels by class.
+    `folder` gets `images`, `masks` (both with the sub-folder `split`, if any) and `classes.csv`. The class `background`
+    has the pixels outside all shapes; "ignore": they count nowhere. Without `overwrite`, masks that are there are a
+    ConfigError, as are labels that a table which is there does not have.
     """
     masks, pictures = (folder / kind / (split or "") for kind in ("masks", "images"))
     targets = [masks / f"{labelled.image.stem}.png" for labelled in found]

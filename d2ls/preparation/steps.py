@@ -70,12 +70,13 @@ def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label:
 
 def convert_all(step: ConvertStep, workers: int) -> Summary:
     """Convert all masks of a folder to class indices, and colours beside them (raises DataError: other values)."""
-    begin, found = time.time(), list_images(step.masks) if step.masks.is_dir() else {}
+    (masks,), begin = step.inputs, time.time()
+    found = list_images(masks) if masks.is_dir() else {}
     if not found:
-        problem = "no masks in it" if step.masks.is_dir() else "no such folder"
-        raise DataError(f"{step.masks}: {problem}. Expected the masks of {step.spec.name} as published.")
-    if step.masks.resolve() in [folder.resolve() for folder in step.outputs]:
-        raise DataError(f"{step.output}: converted masks would replace the published ones; choose another folder.")
+        problem = "no masks in it" if masks.is_dir() else "no such folder"
+        raise DataError(f"{masks}: {problem}. Expected the masks of {step.spec.name} as published.")
+    if masks.resolve() in [folder.resolve() for folder in step.outputs]:
+        raise DataError(f"{step.outputs[0]}: converted masks would replace the published ones; choose another folder.")
     for folder in step.outputs:
         make_folder(folder)
     total = Summary()

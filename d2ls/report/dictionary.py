@@ -39,8 +39,8 @@ class Inspection:
     named: bool  # whether entry n stands for class n; else a linear map turns entries into classes
     dynamic: Tensor | None = None  # entries that were mixed for the image, (N, C), of a dynamic dictionary
     weights: Tensor | None = None  # of the candidates in each mixture, (N, R), rows sum to 1
+    # of each stage and then of the final attention, (N, h, w) at stride 4, the mean over the heads; maps sum to 1
     attention: list[Tensor] = field(default_factory=list)
-    """Of each stage and then of the final attention, (N, h, w) at stride 4, the mean over the heads; maps sum to 1."""
 
 
 def head_attention(read: Attention, query: Tensor, key: Tensor) -> Iterator[Tensor]:

@@ -46,14 +46,8 @@ def write(
 ) -> Path:
     """Write the page beside a run's masks; a few images and masks are read again, one at a time.
 
-    Args:
-        dataset: the images.
-        masks: as they were written.
-        scores: of the images with labels.
-        net: in evaluation.
-        run: what made the masks.
-        image: name of the one whose dictionary is shown; None takes the median by mIoU, else the first.
-        window: height and width of windows, where images are segmented by them.
+    `run` tells what made the masks. The dictionary is that of the `image` of a name, by default of the median by mIoU,
+    else of the first, as the network sees it whole or, of one larger than the `window` (height, width), its centre.
     """
     pairs = {pair.name: pair for pair in dataset.pairs}
     found = scores.plain if scores.counts else None

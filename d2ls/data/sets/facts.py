@@ -14,10 +14,11 @@ from d2ls.data.sets.layout import ImageFolder, Planner, Size, Step
 from d2ls.data.spec import DatasetSpec
 
 
+@dataclass(frozen=True)
 class Splits:
     """Training, validation and test images of a data set.
 
-    Args:
+    Attributes:
         spec: classes and bands.
         home: name of the folder below the data root.
         pairs: lists, for the path of that folder, the pairs of a split ("train", "val", "test") in a protocol.
@@ -25,16 +26,11 @@ class Splits:
         read_mask: reads a mask file as class indices.
     """
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        home: str,
-        pairs: Callable[[Path, str, str], list[Pair]],
-        augmentation: Augmentation,
-        read_mask: MaskReader = read_index_mask,
-    ) -> None:
-        self.spec, self.home, self.augmentation = spec, home, augmentation
-        self._list, self._read_mask = pairs, read_mask
+    spec: DatasetSpec
+    home: str
+    pairs: Callable[[Path, str, str], list[Pair]]
+    augmentation: Augmentation
+    read_mask: MaskReader = read_index_mask
 
     def train(self, protocol: str = "strict", *, folder: str | None = None, **changes: Any) -> SegmentationDataset:
         """Training images.
@@ -64,8 +60,8 @@ class Splits:
     ) -> SegmentationDataset:
         check_protocol(protocol)
         return SegmentationDataset(
-            self.spec, lambda: self._list(data_root() / (folder or self.home), split, protocol),
-            read_mask=self._read_mask, augmentation=augmentation,
+            self.spec, lambda: self.pairs(data_root() / (folder or self.home), split, protocol),
+            read_mask=self.read_mask, augmentation=augmentation,
         )  # fmt: skip
 
 

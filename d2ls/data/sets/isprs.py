@@ -157,7 +157,8 @@ def steps(home: Path, tiling: Callable[..., Tiling], names: tuple[Naming, Naming
             stride=(stride, stride), variants=3 if training else 1, colours=output.endswith("rgb"),
         )  # fmt: skip
         listing = partial(tiles, *inputs, names[masks.endswith("eroded")])
-        made.append(SplitStep(f"{home.name}/{split}/{output}", inputs, listing, how))
+        outputs = (how.masks,) if how.colours else (how.images, how.masks)
+        made.append(SplitStep(f"{home.name}/{split}/{output}", inputs, outputs, listing, how))
     return made
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -95,59 +96,47 @@ class Tiling:
 
 
 @dataclass(frozen=True)
-class SplitStep:
-    """Step that cuts tiles into patches."""
+class Task:
+    """Something that is made of originals."""
 
     name: str  # output, for the user and the journal
-    inputs: tuple[Path, ...]  # folders of the tiles
+    inputs: tuple[Path, ...]  # folders that are read
+    outputs: tuple[Path, ...]  # folders that only this step fills
+
+
+@dataclass(frozen=True)
+class SplitStep(Task):
+    """Step that cuts tiles into patches."""
+
     tiles: Callable[[], list[OriginalTile]]  # lists them
     tiling: Tiling  # settings and output folders
 
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Folders that only this step fills."""
-        return (self.tiling.masks,) if self.tiling.colours else (self.tiling.images, self.tiling.masks)
-
 
 @dataclass(frozen=True)
-class ConvertStep:
-    """Step that converts index masks to class indices, with a coloured copy in a folder of that name and `_rgb`."""
+class ConvertStep(Task):
+    """Step that converts the index masks of its input to class indices and, in its second output, to colours."""
 
-    name: str  # output, for the user and the journal
-    masks: Path  # folder of the masks as published
-    output: Path  # folder of the converted masks
     spec: DatasetSpec  # classes, with the meanings of the published values
 
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Folders that are read."""
-        return (self.masks,)
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Folders that only this step fills."""
-        return self.output, self.output.with_name(f"{self.output.name}_rgb")
-
 
 @dataclass(frozen=True)
-class MergeStep:
+class MergeStep(Task):
     """Step that joins trees of images in one by hard links; each file keeps its path below its folder."""
 
-    name: str  # output, for the user and the journal
     sources: Mapping[Path, tuple[Path, ...]]  # the folders that go into each target
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """Folders that are read."""
-        return tuple(folder for folders in self.sources.values() for folder in folders)
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Folders that only this step fills."""
-        return tuple(self.sources)
 
 
 Step = SplitStep | ConvertStep | MergeStep
+
+
+def convert(name: str, masks: Path, output: Path, spec: DatasetSpec) -> ConvertStep:
+    """Convert the masks of a folder; the colours go into a folder of the output's name and `_rgb`."""
+    return ConvertStep(name, (masks,), (output, output.with_name(f"{output.name}_rgb")), spec)
+
+
+def merge(name: str, sources: Mapping[Path, tuple[Path, ...]]) -> MergeStep:
+    """Merge the sources of each target."""
+    return MergeStep(name, tuple(chain(*sources.values())), tuple(sources), sources)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from d2ls.data.augment import Augmentation
 from d2ls.data.labels import read_index_mask
 from d2ls.data.pairs import Pair, match, unique_names
 from d2ls.data.sets.facts import Server, Splits
-from d2ls.data.sets.layout import ConvertStep, ImageFolder, MaskFolder, MergeStep, Step, plan_by_path
+from d2ls.data.sets.layout import ImageFolder, MaskFolder, Step, convert, merge, plan_by_path
 from d2ls.data.spec import IGNORE, DatasetSpec
 from d2ls.errors import DataError
 
@@ -78,12 +78,12 @@ def _steps(home: Path) -> list[Step]:
     made: list[Step] = []
     for folder in (f"{split}/{area}" for split in splits for area in AREAS):
         masks = home / folder / MASKS
-        made.append(ConvertStep(f"loveda/{folder}/{CONVERTED}", masks, home / folder / CONVERTED, PUBLISHED))
+        made.append(convert(f"loveda/{folder}/{CONVERTED}", masks, home / folder / CONVERTED, PUBLISHED))
     for area in AREAS:
         sources = {
             home / "train_val" / area / kind: tuple(home / split / area / kind for split in splits) for kind in kinds
         }
-        made.append(MergeStep(f"loveda/train_val/{area}", sources))
+        made.append(merge(f"loveda/train_val/{area}", sources))
     return made
 
 

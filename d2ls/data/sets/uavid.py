@@ -97,12 +97,12 @@ def _steps(home: Path) -> list[layout.Step]:
     for split in splits:
         how = tiling(images=home / split / "images", masks=home / split / "masks", size=side, stride=side)
         frames = home / f"uavid_{split}"
-        made.append(layout.SplitStep(f"uavid/{split}", (frames,), partial(tiles, frames), how))
+        made.append(layout.SplitStep(f"uavid/{split}", (frames,), (how.images, how.masks), partial(tiles, frames), how))
     patches = {
         home / "train_val" / kind: tuple(home / split / kind for split in splits) for kind in ("images", "masks")
     }
     originals = {home / "uavid_train_val": tuple(home / f"uavid_{split}" for split in splits)}
-    return [*made, layout.MergeStep("uavid/train_val", patches), layout.MergeStep("uavid/uavid_train_val", originals)]
+    return [*made, layout.merge("uavid/train_val", patches), layout.merge("uavid/uavid_train_val", originals)]
 
 
 def _folders(home: Path) -> list[layout.ImageFolder]:
