@@ -40,9 +40,7 @@ def plan(
     """List the variants: configs, the first of which the others are compared with, times a grid of values.
 
     The settings hold for all. With `ablation` the configs are multiplied by the rows of the paper's ablation table.
-
-    Raises:
-        ConfigError: a config cannot be read, a name is no setting of it, or two variants are the same.
+    Names that are no settings, and two variants that are the same, are a ConfigError.
     """
     rows = ABLATION if ablation else {"": {}}
     is_told_by_stem = len({config.stem for config in configs}) == len(configs)

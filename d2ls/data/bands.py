@@ -77,14 +77,11 @@ def band_facts(path: Path) -> dict[str, Any]:
 
 
 def read_pixels(path: Path, spec: DatasetSpec, window: Window | None = None) -> Pixels:
-    """Pixels of an image or a stack, or of a window in it, with the bands in the order of the data set.
+    """Pixels (H, W, bands) of an image or a stack, or of a window in it, with the bands in the order of the data set.
 
-    Returns:
-        (H, W, bands): uint8 of 8-bit RGB; otherwise float32, NaN in all bands where there are no data: by the file's
-        nodata value, mask or alpha band, where all bands have the value `spec.nodata`, and where one is NaN.
-
-    Raises:
-        DataError: unreadable, or not as the spec describes it.
+    They are uint8 of 8-bit RGB; otherwise float32, NaN in all bands where there are no data: by the file's nodata
+    value, mask or alpha band, where all bands have the value `spec.nodata`, and where one is NaN. Pixels that are not
+    as the spec describes them are a DataError.
     """
     if is_picture(path, spec):
         return files.read_image(path) if window is None else files.read_window(path, *window)
@@ -105,11 +102,8 @@ def read_bands(
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Pixels of a TIFF, or of a stack of them, as they are: of a window, or of bands numbered from 1, or all.
 
-    Returns:
-        Values (H, W, bands), and where the files' nodata values, masks and alpha bands say that they are data, (H, W).
-
-    Raises:
-        DataError: unreadable, a palette, a band that does not exist, a window outside, files of different sizes.
+    Gives the values (H, W, bands), and where the files' nodata values, masks and alpha bands say that they are data,
+    (H, W). A palette, a band that does not exist, a window outside, and files of different sizes are a DataError.
     """
     with _opened(path) as datasets:
         chosen, dtype = _choose(path, datasets, bands)

@@ -44,10 +44,7 @@ def read_kind(path: Path) -> Header:
 
 
 def read_image(path: Path) -> Pixels:
-    """Read an image of 8-bit RGB (or palette) pixels, upright where the file notes an orientation.
-
-    Returns:
-        RGB, (H, W, 3).
+    """Read an image of 8-bit RGB (or palette) pixels, RGB (H, W, 3), upright where the file notes an orientation.
 
     Raises:
         DataError: unreadable, damaged, 16-bit, grey, CMYK, or with a fourth channel that is not opaque throughout.
@@ -73,12 +70,9 @@ def read_colours(path: Path) -> Pixels:
 
 
 def read_index(path: Path) -> Pixels:
-    """Read the raw values of an index mask: grey values, or the indices of a palette.
+    """Read the raw values of an index mask, (H, W): grey values, or the indices of a palette.
 
-    16-bit, 32-bit and floating-point masks are read where all values are whole numbers from 0 to 255.
-
-    Returns:
-        Values as they stand in the file, (H, W).
+    Masks of other types are read where all values are whole numbers from 0 to 255.
 
     Raises:
         DataError: unreadable, damaged, lossy, a colour mask, or values that are no whole numbers from 0 to 255.

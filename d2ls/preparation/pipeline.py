@@ -56,10 +56,8 @@ def prepare(facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, 
     """Place the originals of a data set below a data root and make from them what training reads.
 
     It deletes and overwrites nothing that it has not written itself. `downloads` holds archives, or what they hold; in
-    a dry run it only prints what would be done. The plan has notes, and the problems that are left.
-
-    Raises:
-        DataError: nothing of the data set is there, an archive is not to be trusted, or an existing file differs.
+    a dry run it only prints what would be done. The plan has notes, and the problems that are left. A DataError is
+    raised where nothing of the data set is there, an archive is not to be trusted, or an existing file differs.
     """
     with Sources(downloads, _existing(root)) as sources:
         plan, files = _plan(facts, sources)

@@ -95,12 +95,10 @@ def figures(
 ) -> dict[str, Any] | None:
     """Run the network on an image, one plain view, and draw its dictionary; of one larger than `largest`, the centre.
 
-    Returns:
-        Content for the page, None for a network without a dictionary: "image", its name; "window", width and height of
-        what the network saw, None for all of it; "photo", that part; "number" of all entries, and "names" of those that
-        are shown; "weights" of the candidates, (N, R), None unless the dictionary is dynamic; "matrices", cosines
-        between entries by the name of the dictionary, (N, N); "entries", the final attention, and "stages", heat maps
-        of each stage before it, both empty without interaction.
+    Content for the page: "window", width and height of what the network saw, None for all of it; "photo", that part;
+    "number" of all entries, "names" of those that are shown, "weights" (N, R) of the candidates of a dynamic
+    dictionary; "matrices", cosines (N, N) by the name of the dictionary; heat maps of the final attention, "entries",
+    and of each stage before it, "stages". None for a network without a dictionary.
     """
     image, prediction = files.read_image(pair.image), masks.read(pair.name)
     height, width = prediction.shape
@@ -137,10 +135,7 @@ def _centre(pixels: Pixels, largest: tuple[int, int]) -> Pixels:
 def _entries(
     attention: Tensor, image: Pixels, prediction: Pixels, names: list[str], spec: DatasetSpec
 ) -> list[dict[str, Any]]:
-    """The final attention, (N, h, w): "name", "picture", "alt", "peak" in units of an even spread, and "on".
-
-    The latter holds the predicted classes where the entry looks, and the shares of its attention there, largest first.
-    """
+    """The final attention (N, h, w): its peak in units of an even spread, and its shares "on" the predicted classes."""
     result = []
     shares = _on_classes(attention, prediction, spec.num_classes)
     maps = _heat_maps(attention, image, _SIDE)

@@ -119,9 +119,8 @@ def plan(
 ) -> Plan:
     """Targets of the original files: images and masks of all tiles, eroded masks of test tiles.
 
-    The files begin with `stem`. `splits` are the tiles of "train" and "test"; `names` are for full and eroded masks;
-    `found` are path, tile and kind ("images", "masks" or "masks_eroded") of each file; `left_out` says why for tiles of
-    no split.
+    `splits` are the tiles of "train" and "test"; `names` are for full and eroded masks; `found` are path, tile and kind
+    ("images", "masks" or "masks_eroded") of each file; `left_out` says why for tiles of no split.
     """
     ends = {"images": names[0].image, "masks": names[0].mask, "masks_eroded": names[1].mask}
     targets = {
