@@ -8,5 +8,5 @@ from d2ls.synthetic.prepare import FOLDER, prepare_demo
 
 SPEC = replace(vaihingen.SPEC, name="demo", citation="Drawn scenes in the classes of ISPRS Vaihingen.")
 AUGMENTATION = Augmentation(crop=256, smart_crop=0.75, rot90=0.5, flip=0.5)
-_SPLITS = vaihingen.patches(FOLDER, SPEC, AUGMENTATION, prepare_demo)
+_SPLITS = vaihingen.patches(SPEC, FOLDER, augmentation=AUGMENTATION, prepare=prepare_demo)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test

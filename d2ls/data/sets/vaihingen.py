@@ -12,9 +12,8 @@ from PIL import Image
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.sets import isprs
-from d2ls.data.sets.facts import Splits, Views
+from d2ls.data.sets.facts import Views
 from d2ls.data.sets.layout import Plan, Tiling
-from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
 
 SPEC = isprs.spec("vaihingen")
@@ -28,12 +27,8 @@ _STEM = "top_mosaic_09cm_area"
 _ORIGINAL = re.compile(rf"{_STEM}(?P<tile>\d+)(?P<eroded>{isprs.ERODED})?\.tif", re.I)
 
 
-def patches(
-    home: str, labels: DatasetSpec, augmentation: Augmentation, prepare: Callable[[], object] = lambda: None
-) -> Splits:
-    """Data sets of a folder in Vaihingen's layout; arguments as those of `isprs.patches`."""
-    name = r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$"
-    return isprs.patches(labels, home, name, VALIDATION_TILE, augmentation, prepare)
+patches = partial(isprs.patches, name=r"area(?P<tile>\d+)_(?P<variant>\d+)_\d+(_\d+)?$", validation=VALIDATION_TILE)
+"""Data sets of a folder in Vaihingen's layout; further arguments as those of `isprs.patches`."""
 
 
 def naming(*, eroded: bool) -> isprs.Naming:
@@ -72,7 +67,7 @@ def _is_colour_mask(data: bytes, path: PurePosixPath) -> bool:
 
 
 _NAMES = naming(eroded=False), naming(eroded=True)
-_SPLITS = patches("vaihingen", SPEC, AUGMENTATION)
+_SPLITS = patches(SPEC, "vaihingen", augmentation=AUGMENTATION)
 train, val, test = _SPLITS.train, _SPLITS.val, _SPLITS.test
 FACTS = _SPLITS.facts(
     d4=Views(hflip=True, vflip=True, rot90=True, scales=(0.5, 0.75, 1.0, 1.25, 1.5)),
