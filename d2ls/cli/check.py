@@ -17,7 +17,7 @@ from d2ls.data.io import write_png
 from d2ls.data.root import data_root
 from d2ls.errors import ConfigError
 from d2ls.preparation.archives import make_folder
-from d2ls.preparation.check import check, check_apart, check_config, figures, folders_of, print_report
+from d2ls.preparation.check import KINDS, check, check_apart, check_config, figures, folders_of, print_report
 from d2ls.preparation.sheet import contact_sheet
 
 EXAMPLES = """examples:
@@ -50,19 +50,19 @@ def _check_dataset(options: argparse.Namespace) -> int:
     if options.picture:
         check_apart(options.picture, folders)
         make_folder(options.picture.parent)
-    report = check(folders, facts.spec, options.workers)
+    splits, problems, jobs = check(folders, facts.spec, options.workers)
     seconds = time.perf_counter() - begin
     if options.json:
-        found: dict[str, Any] = {"dataset": facts.spec.name, "ok": not report.problems}
-        found["splits"] = figures(report.splits, facts.spec)
-        found["problems"] = [problem._asdict() for problem in report.problems]
+        found: dict[str, Any] = {"dataset": facts.spec.name, "ok": not problems, "splits": figures(splits, facts.spec)}
+        found["problems"] = [problem._asdict() for problem in problems]
         print(json.dumps(found | {"root": str(root), "seconds": round(seconds, 2)}, indent=2))
     else:
-        title = f"{facts.spec.name}: {len(report.jobs)} images read in {seconds:.1f} s"
-        print_report(title, report.splits, report.by_kind(), facts.spec, Console())
+        by_kind = {meaning: [str(one) for one in problems if one.kind == kind] for kind, meaning in KINDS.items()}
+        title = f"{facts.spec.name}: {len(jobs)} images read in {seconds:.1f} s"
+        print_report(title, splits, by_kind, facts.spec, Console())
     if options.picture:
-        write_png(options.picture, contact_sheet(report.jobs, facts.spec))
-    return cli.EXIT_PROBLEMS if report.problems else 0
+        write_png(options.picture, contact_sheet(jobs, facts.spec))
+    return cli.EXIT_PROBLEMS if problems else 0
 
 
 def _check_config(options: argparse.Namespace) -> int:

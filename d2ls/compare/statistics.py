@@ -69,13 +69,11 @@ def differences(variants: Mapping[str, Counts], scored: Sequence[int]) -> dict[s
         (np.arange(images),), statistic, n_resamples=RESAMPLES, batch=100, method="percentile", vectorized=True,
         confidence_level=CONFIDENCE, random_state=np.random.default_rng(SEED),
     ).bootstrap_distribution  # fmt: skip
-    result = {}
-    for place, name in enumerate(names):
-        gained = sampled[place] - sampled[0]
-        low, high = np.nanquantile(gained, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        better = float(np.mean((gained > 0) + 0.5 * (gained == 0)))
-        result[name] = Difference(float(whole[place] - whole[0]), float(low), float(high), better)
-    return result
+    gained = sampled - sampled[0]  # (variants, samples)
+    low, high = np.nanquantile(gained, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=1)
+    better = np.mean((gained > 0) + 0.5 * (gained == 0), axis=1)
+    columns = zip(names, whole - whole[0], low, high, better, strict=True)
+    return {name: Difference(*map(float, figures)) for name, *figures in columns}
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:

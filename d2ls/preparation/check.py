@@ -36,6 +36,9 @@ class Problem(NamedTuple):
     path: str
     detail: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
 
 KINDS = {
     "folder": "folders that are missing or empty",
@@ -83,22 +86,6 @@ class Split(NamedTuple):
     pixels: NDArray[np.int64] | None  # by label, (256,); None where labels are not read
 
 
-@dataclass
-class Check:
-    """The outcome of a check."""
-
-    splits: dict[str, Split]
-    problems: list[Problem]
-    jobs: list[Job]
-
-    def by_kind(self) -> dict[str, list[str]]:
-        """A line for each problem, below what its kind means."""
-        return {
-            meaning: [f"{problem.path}: {problem.detail}" for problem in self.problems if problem.kind == kind]
-            for kind, meaning in KINDS.items()
-        }
-
-
 def folders_of(facts: DatasetFacts, root: Path) -> list[ImageFolder]:
     """The folders of images of a data set that exist below a data root (raises DataError: none exists)."""
     found = [folder for folder in facts.folders(root / facts.home) if folder.folder.is_dir()]
@@ -116,8 +103,10 @@ def check_apart(path: Path, folders: list[ImageFolder]) -> None:
         raise ConfigError(f"{path}: this folder is part of the data set; choose another one.")
 
 
-def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
-    """Read every image and mask of the folders; the problems are in the order of their files."""
+def check(
+    folders: list[ImageFolder], spec: DatasetSpec, workers: int
+) -> tuple[dict[str, Split], list[Problem], list[Job]]:
+    """Read every image and mask of the folders: figures, problems in the order of their files, and what was read."""
     problems: list[Problem] = []
     jobs = [job for folder in folders for job in _list_jobs(folder, problems)]
     counts = {folder.split: Counter(images=0, masks=0) for folder in folders}
@@ -131,7 +120,7 @@ def check(folders: list[ImageFolder], spec: DatasetSpec, workers: int) -> Check:
             same[found.job.folder.family, found.digest].append(found.job)
     problems += _duplicates(same.values())
     splits = {name: Split(counts[name], pixels[name]) for name in counts}
-    return Check(splits, sorted(problems, key=lambda problem: (problem.path, problem.kind)), jobs)
+    return splits, sorted(problems, key=lambda problem: (problem.path, problem.kind)), jobs
 
 
 def check_config(settings: Settings, bar: Progress) -> tuple[dict[str, Split], dict[str, list[str]], list[str]]:

@@ -75,9 +75,10 @@ def classes_table(found: Description) -> str:
     if not labels or len(labels) > MOST_LABELS:
         raise DataError(f"{len(labels)} different mask values: expected 1 to {MOST_LABELS} for a table of classes.")
     total = sum(found.labels.values())
+    names = [_proposed_name(label, labels) for label in labels]
     entries = [
-        Entry(label if isinstance(label, int) else None, None if isinstance(label, int) else label, name)
-        for label, name in ((label, _proposed_name(label, labels)) for label in labels)
+        Entry(label, None, name) if isinstance(label, int) else Entry(None, label, name)
+        for label, name in zip(labels, names, strict=True)
     ]
     pixels = [found.labels[label] for label in labels]
     return format_classes(entries, pixels=pixels, share=[f"{number / total:.6f}" for number in pixels])
