@@ -63,6 +63,12 @@ def read_best(folder: Path) -> BestRecord | None:
         raise CheckpointError(f"{path}: not a record of a best checkpoint: {error}.") from error
 
 
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A weight file in memory; None stands for what it does not say, such as all of a reference checkpoint."""
@@ -80,8 +86,16 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """Hash of the file's bytes, 64 hexadecimal digits."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
+
+    def spec_or(self, advice: str) -> DatasetSpec:
+        """The data set it was trained on, without which `advice` is all that a user can be given."""
+        if self.spec is None:
+            raise CheckpointError(
+                f"{self.path} does not say which classes and bands it was trained on (it was not written by a d2ls "
+                f"training run). {advice}"
+            )
+        return self.spec
 
     def build(self) -> nn.Module:
         """The network of this checkpoint, with its weights, in evaluation.

@@ -27,13 +27,13 @@ class Terminated(SystemExit):
         super().__init__(143)
 
 
-def require(package: str, needed_by: str) -> Any:
+def require(package: str, needed_by: str, *, install: str = "") -> Any:
     """Import a package that only some uses need; its name has hyphens where its module has underscores.
 
     Raises:
-        ConfigError: it is not installed; says who needs it.
+        ConfigError: it is not installed; says who needs it, and what to install, the package itself as a rule.
     """
     try:
         return importlib.import_module(package.replace("-", "_"))
     except ImportError as error:
-        raise ConfigError(f"{needed_by} needs {package}: pip install {package}.") from error
+        raise ConfigError(f"{needed_by} needs {package}: pip install {install or package}.") from error

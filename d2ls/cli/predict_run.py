@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from d2ls.checkpoint import read_checkpoint
+from d2ls.checkpoint import read_checkpoint, sha256_of
 from d2ls.cli import common as cli
 from d2ls.cli.gpus import choose_gpus, run_processes
 from d2ls.data import sets
 from d2ls.data.sets.facts import Views
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import CheckpointError, ConfigError, D2LSError, DataError
+from d2ls.errors import ConfigError, D2LSError, DataError
 from d2ls.inference import tta
 from d2ls.inference.maps import MapFiles, OutputError
 from d2ls.inference.onnx_network import OnnxNetwork, onnx_file
@@ -112,19 +112,15 @@ def load_job(options: argparse.Namespace, command: list[str]) -> "Job":
             raise ConfigError(f"--precision {options.precision}: an ONNX file has its own. Leave the option out.")
         network = OnnxNetwork(onnx, options.device)
         spec, train_size, prepare = network.spec, network.train_size, network.prepare
-        decisive = {"checkpoint_sha256": network.sha256, "precision": "onnx", "device": network.provider}
+        decisive = {"checkpoint_sha256": sha256_of(onnx), "precision": "onnx", "device": network.provider}
     else:
         device, precision = choose_device(options.device), check_precision(options.precision or "32-true")
         if device.type == "cpu":
             keep_freed_memory(_KEPT)
         checkpoint = read_checkpoint(options.weights)
-        if checkpoint.spec is None:
-            raise CheckpointError(
-                f"{options.weights} does not say which classes and bands it was trained on (it was not written by a "
-                "d2ls training run). Use the test script of its data set, with -c."
-            )
+        spec = checkpoint.spec_or("Use the test script of its data set, with -c.")
         network = Network(checkpoint.build(), device, precision)
-        spec, train_size, prepare = checkpoint.spec, checkpoint.train_size, normalisation(checkpoint.spec)
+        train_size, prepare = checkpoint.train_size, normalisation(spec)
         decisive = {"checkpoint_sha256": checkpoint.sha256, "precision": precision, "device": device.type}
     side = options.window or window_for(train_size, options.scale)
     d4 = sets.find(spec.name).d4 if spec.name in sets.names() else _D4

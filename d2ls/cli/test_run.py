@@ -63,12 +63,12 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     Options come from `d2ls.cli.test.parser`; the command, script and arguments, is for the record. Returns the exit
     code.
     """
-    console = Console()
+    console = Console(markup=False, highlight=False, soft_wrap=True)
     gpus = choose_gpus(options) if options.gpus else []
     job = _load(name, options, command)
     dataset, masks, record = job.dataset, job.masks, job.record
     for note in job.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}")
     begin_run(options.output, record, resume=options.resume)
     started, number = time.perf_counter(), len(dataset)
     with cli.progress_bar() as bar:
@@ -81,12 +81,12 @@ def run(name: str, options: argparse.Namespace, command: list[str]) -> int:
     if scores is None:
         return cli.EXIT_BAD_INPUT
     seconds = time.perf_counter() - started
-    console.print(f"{number} masks in {options.output} ({seconds:.1f} s)", highlight=False, soft_wrap=True)
+    console.print(f"{number} masks in {options.output} ({seconds:.1f} s)")
     _report(console, scores, number, options.output, record)
     if options.report or options.report_image:
         window = (record["windows"]["height"], record["windows"]["width"]) if record["windows"] else None
         path = page.write(dataset, masks, scores, job.network.net, record, image=options.report_image, window=window)
-        console.print(f"report in {path}", highlight=False, soft_wrap=True)
+        console.print(f"report in {path}")
     return _submit(console, options.submission, job.server, options.output)
 
 
@@ -230,13 +230,13 @@ def _server(name: str, options: argparse.Namespace, dataset: SegmentationDataset
 def _report(console: Console, scores: Scores, number: int, folder: Path, record: dict[str, Any]) -> None:
     """Show the scores and write them beside the masks; say so where there are none."""
     if not scores.counts:
-        console.print("no labels, so no scores", highlight=False)
+        console.print("no labels, so no scores")
         return
     if len(scores.counts) < number:
-        console.print(f"note: {number - len(scores.counts)} images have no labels and are not scored", highlight=False)
+        console.print(f"note: {number - len(scores.counts)} images have no labels and are not scored")
     scores.print(console)
     scores.write(folder, record)
-    console.print(f"scores in {folder / 'metrics.json'} and metrics.csv", highlight=False, soft_wrap=True)
+    console.print(f"scores in {folder / 'metrics.json'} and metrics.csv")
 
 
 def _submit(console: Console, path: Path | None, server: Server | None, folder: Path) -> int:
@@ -249,6 +249,6 @@ def _submit(console: Console, path: Path | None, server: Server | None, folder: 
         print(f"{path} is not written", file=sys.stderr)
         return cli.EXIT_PROBLEMS
     if server.note:
-        console.print(server.note, highlight=False, soft_wrap=True)
-    console.print(f"{path}: {len(server.sizes)} masks, ready for the server", highlight=False, soft_wrap=True)
+        console.print(server.note)
+    console.print(f"{path}: {len(server.sizes)} masks, ready for the server")
     return 0

@@ -39,15 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in settings.unused:
         print(f"note: {name} changes nothing: {settings.path} does not use it", file=sys.stderr)
     if options.check:
-        return tell(check(settings, Console(soft_wrap=True)))
+        problems = check(settings, Console(soft_wrap=True))
+        for problem in problems:
+            print(f"problem: {problem}", file=sys.stderr)
+        if not problems:
+            print("all of it works: leave out --check to train")
+        return EXIT_PROBLEMS if problems else 0
     train(settings)
     return 0
-
-
-def tell(problems: list[str]) -> int:
-    """Print the problems that a check found; returns the exit code."""
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    if not problems:
-        print("all of it works: leave out --check to train")
-    return EXIT_PROBLEMS if problems else 0

@@ -14,10 +14,10 @@ from torch.export import ExportedProgram
 from torch.onnx import ONNXProgram
 
 from d2ls.data.io import write_bytes
-from d2ls.errors import ConfigError
+from d2ls.errors import ConfigError, require
 from d2ls.export.facts import ModelFacts
 from d2ls.export.graph import DIMENSIONS, INPUT, OUTPUT, Deployed
-from d2ls.export.onnx_model import METADATA
+from d2ls.export.onnx_model import EXTRA, METADATA
 
 TILE_OVERLAP = 25  # per cent
 
@@ -86,12 +86,8 @@ def check_onnx(path: Path) -> None:
     """Check the name of an ONNX file and that the packages are here, before a network is traced for it."""
     if path.suffix != ".onnx":
         raise ConfigError(f"{path}: expected a name that ends in .onnx.")
-    try:
-        import onnx  # noqa: F401, PLC0415  (optional)
-        import onnxruntime  # noqa: F401, PLC0415
-        import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise ConfigError(f"{path}: needs onnx, onnxscript and onnxruntime: pip install 'd2ls[onnx]'.") from error
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, f"{path}: writing ONNX", install=EXTRA)
 
 
 def _exported(network: nn.Module | ExportedProgram, *examples: torch.Tensor) -> Any:

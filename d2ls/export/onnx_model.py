@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import CheckpointError, ConfigError, DataError
+from d2ls.errors import CheckpointError, ConfigError, DataError, require
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 METADATA = "d2ls"  # key of the model's facts in the file
+EXTRA = "'d2ls[onnx]'"  # the packages for ONNX
 
 
 class OnnxModel:
@@ -42,10 +43,7 @@ class OnnxModel:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"no file {self.path}.")
-        try:
-            import onnxruntime  # noqa: PLC0415  (optional)
-        except ImportError as error:
-            raise ConfigError(f"{path}: running ONNX needs onnxruntime: pip install 'd2ls[onnx]'.") from error
+        onnxruntime = require("onnxruntime", f"{path}: running ONNX", install=EXTRA)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         if threads is not None:

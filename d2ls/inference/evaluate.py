@@ -19,17 +19,10 @@ Sample = dict[str, Any]
 
 
 def predict(
-    dataset: SegmentationDataset,
-    segment: Segment,
-    masks: Masks,
-    *,
-    batch: int = 1,
-    workers: int = 2,
-    resume: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
-    share: tuple[int, int] = (0, 1),
+    dataset: SegmentationDataset, segment: Segment, masks: Masks, *, batch: int = 1, workers: int = 2,
+    resume: bool = False, progress: Callable[[int], None] = lambda _: None, share: tuple[int, int] = (0, 1),
     tally: Tally | None = None,
-) -> Scores:
+) -> Scores:  # fmt: skip
     """Segment every image of a data set, write its mask, and score it where it has labels.
 
     Masks of the same names are removed first, unless the run resumes, which scores them as they are. Up to `batch`

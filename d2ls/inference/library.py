@@ -10,7 +10,7 @@ from torch import nn
 from d2ls.checkpoint import read_checkpoint
 from d2ls.data.augment import normalise
 from d2ls.data.spec import DatasetSpec
-from d2ls.errors import CheckpointError, DataError
+from d2ls.errors import DataError
 from d2ls.inference.predictor import Network, choose_device, views_by_windows
 from d2ls.inference.sliding_window import Windows, window_for
 from d2ls.inference.tta import NONE
@@ -35,12 +35,7 @@ def load_model(path: str | Path, device: str = "auto") -> nn.Module:
         ConfigError: no such device.
     """
     checkpoint = read_checkpoint(path)
-    spec = checkpoint.spec
-    if spec is None:
-        raise CheckpointError(
-            f"{path} does not say which classes it was trained on (it was not written by a d2ls training run). "
-            "Build the network from its config and load the weights with load_reference_weights."
-        )
+    spec = checkpoint.spec_or("Build the network from its config and load the weights with load_reference_weights.")
     net = checkpoint.build().to(choose_device(device))
     for name in ("classes", "colours", "bands", "mean", "std"):
         setattr(net, name, getattr(spec, name))

@@ -92,8 +92,9 @@ class MapFiles:
             found = {}
             shutil.rmtree(self._part, ignore_errors=True)
         self.finished = int(found.get("finished", 0))
-        pixels = self._raster.height * self._raster.width
-        needed = pixels * sum(self._bands.values()) * _SHARE + sum(h * w for h, w in self._shapes[1:])
+        pixels, *above = (height * width for height, width in self._shapes)
+        sizes = {_raw(name): pixels * bands for name, bands in self._bands.items()}
+        needed = sum(sizes.values()) * _SHARE + sum(above)
         with self._writing():
             self._folder.mkdir(parents=True, exist_ok=True)
             used = sum(file.stat().st_blocks * 512 for file in self._part.glob("*.raw"))
@@ -104,12 +105,10 @@ class MapFiles:
                 )
             self._summary.unlink(missing_ok=True)
             self._part.mkdir(exist_ok=True)
-            for name, bands in self._bands.items():
-                with (self._part / _raw(name)).open("ab") as file:
-                    file.truncate(pixels * bands)
-            for level, (height, width) in enumerate(self._shapes[1:], 1):
-                with (self._part / _raw("classes", level)).open("ab") as file:
-                    file.truncate(height * width)
+            sizes |= {_raw("classes", level): size for level, size in enumerate(above, 1)}
+            for name, size in sizes.items():
+                with (self._part / name).open("ab") as file:
+                    file.truncate(size)
         self._note()
 
     def write(self, rows: Rows) -> None:

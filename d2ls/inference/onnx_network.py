@@ -1,6 +1,5 @@
 """An exported ONNX file in the place of a network; onnxruntime computes it, without a network of PyTorch."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,6 @@ class OnnxNetwork:
         self.provider = self._model.provider
         self._range = np.iinfo(self.spec.dtype) if self.spec.dtype != "float32" else None
         self._mean = torch.tensor(self.spec.mean)[:, None, None]
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the file's bytes, 64 hexadecimal digits."""
-        with self._model.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def prepare(self, pixels: NDArray[Any]) -> Tensor:
         """Values (C, h, w) of a raster as this network takes them: as they are, NaN replaced by the band's mean."""

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from d2ls.inference.predictor import classes_of
+from d2ls.inference.raster_file import RasterFile
 from d2ls.inference.sliding_window import Axis, Blend, Windows, blended_axis
 from d2ls.inference.tta import Model
 from d2ls.inference.writer import Writer
@@ -31,25 +32,6 @@ LEVELS = 250
 _WAITING = 1  # windows between the network and their blending
 
 Pixels = NDArray[Any]
-
-
-class Source(Protocol):
-    """A raster that is read by rows: `d2ls.inference.raster_file.RasterFile`, or an array in a test."""
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-
-    @property
-    def chunk(self) -> int:
-        """Rows that are read at once: of whole blocks of the file, where these are low."""
-
-    def read(self, top: int, bottom: int) -> tuple[Pixels, NDArray[np.bool_]]:
-        """Values (C, n, W) of the rows from top to bottom, and where they are data, (n, W)."""
 
 
 class Window(NamedTuple):
@@ -83,14 +65,9 @@ class Segmentation:
     confidence: bool = False  # whether this one is
 
     def run(
-        self,
-        source: Source,
-        write: Callable[[Rows], None],
-        *,
-        turned: bool = False,
-        finished: int = 0,
+        self, source: RasterFile, write: Callable[[Rows], None], *, turned: bool = False, finished: int = 0,
         progress: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Segment a raster; reading, the model and `write`, which has its own thread, overlap.
 
         Args:
@@ -202,7 +179,7 @@ def _levels(probabilities: Tensor) -> NDArray[np.uint8]:
     return probabilities.mul(LEVELS).round_().clamp_(0, LEVELS).to(torch.uint8).cpu().numpy()
 
 
-def _read_windows(source: Source, rows: Axis, columns: Axis, first: int) -> Generator[Window]:
+def _read_windows(source: RasterFile, rows: Axis, columns: Axis, first: int) -> Generator[Window]:
     """The windows in order; chunks of rows are read once, by a thread, as far ahead as the next row of windows."""
     chunks: deque[_Chunk] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="d2ls-reader") as pool:

@@ -1,6 +1,5 @@
 """The output folder of a test run: its masks, and the record of the run that made them."""
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from d2ls.checkpoint import Checkpoint
+from d2ls.checkpoint import Checkpoint, sha256_of
 from d2ls.config import Settings
 from d2ls.data.io import write_bytes, write_png
 from d2ls.data.labels import index_to_colours, read_colour_mask, read_index_mask
@@ -83,7 +82,7 @@ def describe_run(
         "checkpoint": str(checkpoint.path),
         "checkpoint_sha256": checkpoint.sha256,
         "config": None if config is None else str(config),
-        "config_sha256": None if config is None else hashlib.sha256(config.read_bytes()).hexdigest(),
+        "config_sha256": None if config is None else sha256_of(config),
         **further,
         "d2ls": __version__,
         "torch": torch.__version__,

@@ -91,7 +91,8 @@ class Scores:
         """Show the table of classes, the means and their intervals, in per cent."""
         title = f"{self.spec.name}: {len(self.counts)} images, per cent"
         intervals = {MEANS[name]: edges for name, edges in self.intervals.items()}
-        console.print(score_table(self.total["confusion"], self.spec.classes, self.spec.scored, title, intervals))
+        table = score_table(self.total["confusion"], self.spec.classes, self.spec.scored, title, intervals)
+        console.print(table, soft_wrap=False)
 
     def write(self, folder: Path, run: Mapping[str, Any]) -> None:
         """Write `metrics.json` and `metrics.csv` with the record of the run (see `describe_run`)."""

@@ -77,19 +77,8 @@ def is_finished(settings: Settings, checkpoint: Checkpoint | None) -> bool:
     return checkpoint is not None and checkpoint.epochs == settings.max_epoch
 
 
-def position(trainer: Trainer, loader: DataLoader[Any]) -> dict[str, Any]:
-    """Progress of a run for its checkpoint, as `position_of` gives it.
-
-    "order" is None where the loader cannot begin inside an epoch.
-    """
-    progress: Any = trainer.fit_loop.epoch_progress.current
-    inside = progress.started > progress.processed
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready if inside else 0
-    return {"epochs": progress.processed, "batches": batches, "order": _order(loader)}
-
-
 def begin_loader(loader: DataLoader[Any], behind: dict[str, Any]) -> None:
-    """Let a loader begin where a run was stopped, at the `position` behind it, unless the rest would be another."""
+    """Let a loader begin at the position where a run was stopped, unless the rest of the epoch would be another."""
     sampler: Any = loader.sampler
     if not behind["batches"]:
         if hasattr(sampler, "set_epoch"):
@@ -189,8 +178,12 @@ class LastCheckpoint(CheckpointCallback):
         begin_loader(self._loader, position_of(checkpoint))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add the position, and let Lightning run all of a validation that it was saved in."""
-        checkpoint[KEY] = checkpoint.get(KEY, {}) | {"position": position(trainer, self._loader)}
+        """Add the position, see `position_of`, and let Lightning run all of a validation that it was saved in."""
+        epoch: Any = trainer.fit_loop.epoch_progress.current
+        inside = epoch.started > epoch.processed
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready if inside else 0
+        position = {"epochs": epoch.processed, "batches": batches, "order": _order(self._loader)}
+        checkpoint[KEY] = checkpoint.get(KEY, {}) | {"position": position}
         if trainer.validating:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             for count in ("total", "current"):
@@ -218,6 +211,7 @@ class LastCheckpoint(CheckpointCallback):
 
 
 def _order(loader: DataLoader[Any]) -> dict[str, int] | None:
+    """What decides the order of an epoch; None where the loader cannot begin inside one."""
     sampler: Any = loader.sampler
     return sampler.order() if begins_anywhere(loader) else None
 
