@@ -26,22 +26,17 @@ class ClassScores(TypedDict):
     F1: Tensor
     precision: Tensor
     recall: Tensor
-    pixels: Tensor
-    """True pixels of each class, int64, (K,)."""
+    pixels: Tensor  # true ones of each class, int64, (K,)
 
 
 class Scores(TypedDict):
-    """Scores of a run; NaN where nothing was there to score."""
+    """Scores of a run, 0..1; NaN where nothing was there to score."""
 
-    mIoU: float
-    """Mean IoU of the scored classes that occur, 0..1."""
-    F1: float
-    """Mean F1 of the scored classes that occur, 0..1."""
-    OA: float
-    """Share of all labelled pixels, of scored and unscored classes, that are right, 0..1."""
+    mIoU: float  # mean IoU of the scored classes that occur
+    F1: float  # mean F1 of the same classes
+    OA: float  # share of all labelled pixels, of scored and unscored classes, that are right
     per_class: ClassScores
-    confusion: Tensor
-    """Pixel counts, int64, (K, K): one row for each true class, one column for each predicted one."""
+    confusion: Tensor  # pixel counts, int64, (K, K): one row for each true class, one column for each predicted one
 
 
 def score_counts(confusion: Tensor, scored: Sequence[int]) -> dict[str, Tensor]:

@@ -146,7 +146,8 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
     rows, columns = place(height, windows.height, windows.overlap), place(width, windows.width, windows.overlap)
     canvas = frame
     if rows.padding or columns.padding:
-        canvas = _black(height + rows.padding, width + columns.padding, frame)
+        black = frame.new_tensor([-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+        canvas = black[:, None, None].repeat(1, height + rows.padding, width + columns.padding)
         canvas[:, rows.padding :, columns.padding :] = frame
 
     blend, places = Blend(rows, columns), list(product(enumerate(rows.starts), enumerate(columns.starts)))
@@ -161,9 +162,3 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
             whole[:, y : rows.ends[row], x : columns.ends[column]] = part
     assert whole is not None
     return whole[:, rows.padding :, columns.padding :]
-
-
-def _black(height: int, width: int, like: Tensor) -> Tensor:
-    """Black pixels as an ImageNet-normalised image, (3, height, width)."""
-    values = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    return like.new_tensor(values)[:, None, None].repeat(1, height, width)

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -121,18 +122,13 @@ def _opened(place: Path) -> Iterator[tuple[list[str], Callable[[str], Path]]]:
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as problem:
         raise DataError(f"{place}: neither a folder nor a zip that can be read: {problem}.") from problem
     with archive, tempfile.TemporaryDirectory() as folder:
-
-        def extract(name: str) -> Path:
-            path = Path(folder) / f"{name.replace('/', '_')}"
-            _extract(archive, name, path)
-            return path
-
-        yield [name for name in archive.namelist() if not name.endswith("/")], extract
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        yield names, partial(_extract, archive, Path(folder))
 
 
-def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+def _extract(archive: zipfile.ZipFile, folder: Path, name: str) -> Path:
     """Copy a member out, if it can be one; only the last one stays, so that a large zip takes no space."""
-    for earlier in path.parent.iterdir():
+    for earlier in folder.iterdir():
         earlier.unlink()
     if archive.getinfo(name).file_size > _LARGEST_FILE:
         raise DataError(f"{name}: {archive.getinfo(name).file_size} bytes, too large for a mask.")
@@ -140,4 +136,6 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         data = archive.read(name)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError) as problem:
         raise DataError(f"{name}: cannot be unpacked: {problem}.") from problem
+    path = folder / name.replace("/", "_")
     path.write_bytes(data)
+    return path

@@ -27,10 +27,6 @@ class Start:
     notes: list[str] = field(default_factory=list)  # for the user, one line each
     unreadable: list[Path] = field(default_factory=list)  # checkpoints that were passed over
 
-    def is_anew(self, folder: Path) -> bool:
-        """Whether checkpoints that lie in a folder are those of another run."""
-        return self.checkpoint is None or self.checkpoint.path.parent.resolve() != folder.resolve()
-
 
 def choose_start(settings: Settings) -> Start:
     """Find what the settings `resume_ckpt_path` and `auto_resume` ask for; nothing on the disk is changed.

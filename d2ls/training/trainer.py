@@ -94,13 +94,15 @@ def build_trainer(
     losses, logs = LossLog(), _loggers(settings)
     scored = getattr(getattr(settings.val_dataset, "spec", None), "scored", range(len(settings.classes)))
     page = TrainingPage(settings, Path(logs[0].log_dir or LOGS))
+    # What lies in the folder is another run's, unless this one goes on from there.
+    anew = start.checkpoint is None or start.checkpoint.path.parent.resolve() != Path(settings.weights_path).resolve()
     callbacks: list[Callback] = [
         losses,
         EpochReport(console, settings.classes, scored, losses, page),
         page,
         ProgressBar(losses),
         *_own_callbacks(settings),
-        BestCheckpoint(settings, console, anew=start.is_anew(Path(settings.weights_path))),
+        BestCheckpoint(settings, console, anew=anew),
         LastCheckpoint(settings, shutdown or GracefulShutdown(), own=start.own),
     ]
     len(settings.train_loader)  # refuses too few images for a batch
