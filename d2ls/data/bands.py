@@ -139,10 +139,7 @@ def valid_pixels(dataset: Any, window: RasterWindow, bands: Sequence[int]) -> ND
 
 
 def fill_missing(image: Pixels, mask: NDArray[np.uint8] | None, spec: DatasetSpec) -> tuple[Pixels, Any]:
-    """Give pixels without data the mean of their bands, ignore them in the mask, and return to the type of the files.
-
-    The image, (H, W, bands), is from `read_pixels`, perhaps resized: NaN where there are no data.
-    """
+    """Give NaN pixels of an image (H, W, bands) their bands' means, ignored in the mask; back to the file's type."""
     if spec.is_rgb8:
         return image, mask
     missing = np.asarray(np.isnan(image).any(axis=2))

@@ -33,10 +33,8 @@ Result = TypeVar("Result")
 class LabelCounts(NamedTuple):
     """Labels of a data set."""
 
-    # number of pixels of each image by label 0 to 255, (images, 256); labels are class indices and the ignore index
-    by_image: NDArray[np.int64]
-    # one line for each mask that cannot be read or holds other values than its classes; it is not counted
-    problems: list[str]
+    by_image: NDArray[np.int64]  # pixels of each image by class index or ignore index, (images, 256)
+    problems: list[str]  # one line for each mask that is not counted: unreadable, or with other values
 
     @property
     def pixels(self) -> NDArray[np.int64]:
@@ -58,10 +56,7 @@ def check_headers(dataset: Any, progress: Progress | None = None) -> list[str]:
 
 
 def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequence[int] | None = None) -> LabelCounts:
-    """Read every mask, or those of some indices, and count its labels; `progress` is called after each image.
-
-    The data set is a `SegmentationDataset`, or any other whose samples have a "mask".
-    """
+    """Read every mask, or those of `indices`, and count its labels; another data set has samples with a "mask"."""
     threads = THREADS if isinstance(dataset, SegmentationDataset) else 1
     chosen = range(len(dataset)) if indices is None else indices
     counts = LabelCounts(np.zeros((len(chosen), 256), np.int64), [])
@@ -75,10 +70,7 @@ def count_labels(dataset: Any, progress: Progress | None = None, indices: Sequen
 
 
 def missing_classes(classes: Sequence[str], pixels: NDArray[np.int64], ignore_index: int) -> str:
-    """Sentence on classes without a pixel in the training masks, with the labels found; empty where none is missing.
-
-    The pixels are counted by label, (256,).
-    """
+    """Sentence on classes without a pixel in the training masks (by label, (256,)); empty where none is missing."""
     missing = [name for name, count in zip(classes, pixels, strict=False) if not count]
     if not missing:
         return ""

@@ -45,10 +45,7 @@ def colours_to_index(
 
 
 def index_to_colours(index: Mask, spec: DatasetSpec, legend: Literal["official", "reference"] = "official") -> Mask:
-    """Colours, RGB (H, W, 3), of class indices and the ignore index (H, W); ignore is black, other values a DataError.
-
-    With the legend "reference" they are the reference implementation's where these differ.
-    """
+    """Colours, RGB (H, W, 3), of class indices (H, W), by a legend; ignore is black, other values are a DataError."""
     check_index(index, spec, "a mask to be coloured")
     palette = np.zeros((256, 3), np.uint8)
     palette[: spec.num_classes] = (legend == "reference" and spec.reference_colours) or spec.colours

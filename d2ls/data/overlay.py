@@ -64,8 +64,7 @@ class LabelRasters:
 
     path: Path  # a GeoTIFF of one band, or the folder
     spec: DatasetSpec  # the classes and what the values mean
-    # whether labels in another CRS or on another grid are resampled (nearest neighbour), else refused
-    warp: bool = False
+    warp: bool = False  # whether labels in another CRS or grid are resampled (nearest neighbour), else refused
 
     def presence(self, image: Path, grid: Grid, value: int | None = None) -> Blocks:
         """Blocks of a raster's grid under the label raster, whatever the value (raises DataError: they do not fit)."""
@@ -113,8 +112,7 @@ class Polygons:
 
     path: Path  # a GeoPackage, GeoJSON or shapefile of one layer
     column: str  # name of the column
-    # what is drawn (0..255) for each entry of the column, numbers as text; others are an error
-    values: Mapping[str, int]
+    values: Mapping[str, int]  # what is drawn (0..255) for each entry of the column; others are an error
     background: int  # value of pixels in no polygon
     is_ranked: bool = False  # whether the higher value covers the lower one, whatever the order in the file
     is_sparse: bool = True  # whether blocks without a polygon are left out

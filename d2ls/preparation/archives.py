@@ -207,8 +207,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 class Placement:
     """Originals to be placed."""
 
-    # targets that do not exist yet, with their source
-    new: dict[PurePosixPath, SourceFile] = field(default_factory=dict)
+    new: dict[PurePosixPath, SourceFile] = field(default_factory=dict)  # sources of targets that do not exist
     present: list[PurePosixPath] = field(default_factory=list)  # targets that exist, with the same content
 
     def table(self, title: str) -> Table:

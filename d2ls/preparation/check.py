@@ -156,10 +156,7 @@ def read_mask(path: Path, folder: MaskFolder, spec: DatasetSpec) -> NDArray[np.u
 
 
 def figures(splits: Mapping[str, Split], spec: Any) -> list[dict[str, Any]]:
-    """Plain types for JSON: counts, each class's share of the labelled pixels, and the ignored share of all.
-
-    Classes and ignore index are those of a `DatasetSpec`, or of the settings of a config.
-    """
+    """Plain types for JSON: counts, each class's share of the labelled pixels, and the ignored share of all."""
     result = []
     for name, (counts, pixels) in splits.items():
         result.append({"split": name, **counts})

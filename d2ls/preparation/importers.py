@@ -70,10 +70,7 @@ def read_coco(path: Path, images: Path) -> list[Labelled]:
 
 
 def read_labelme(path: Path, images: Path) -> list[Labelled]:
-    """Read what labelme saved, a folder of JSON files or one: polygons, rectangles, circles, masks; not lines, points.
-
-    Images without a file are left out. Raises a DataError where none, or one of another kind, is there.
-    """
+    """Read what labelme saved, one JSON file or a folder of them; lines and points have no area (raises DataError)."""
     found = []
     for file in [path] if path.is_file() else sorted(path.glob("*.json")):
         content = _json(file)

@@ -36,10 +36,7 @@ def run(step: Step, workers: int) -> Summary:
 
 
 def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
-    """Cut all tiles, in parallel; the notes name patches of these tiles that this run has not written.
-
-    A tile that cannot be read is a DataError; what has been written by then is whole.
-    """
+    """Cut all tiles, in parallel; the notes name patches of these tiles that this run has not written."""
     begin, folders = time.time(), (tiling.images, tiling.masks, tiling.masks / ORIGINALS)
     for folder, tile in product(folders[:2], tiles):
         if folder.resolve() in (tile.image.parent.resolve(), tile.mask.parent.resolve()):
@@ -88,10 +85,7 @@ def convert_all(step: ConvertStep, workers: int) -> Summary:
 
 
 def merge_all(step: MergeStep) -> Summary:
-    """Link the images below several folders into one; earlier links with another content are replaced.
-
-    Two of one path are a DataError.
-    """
+    """Link images below several folders into one (DataError: two of one path); links to other contents are replaced."""
     written: list[str] = []
     for target, folders in step.sources.items():
         found: dict[Path, Path] = {}

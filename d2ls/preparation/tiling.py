@@ -37,8 +37,7 @@ class Summary:
     """Files written of one tile or of all."""
 
     written: list[str] = field(default_factory=list)  # names of the files, without suffix
-    # number of mask pixels by value, (256,)
-    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # of the masks, by value
     notes: list[str] = field(default_factory=list)  # what the user should know
 
     def add(self, other: "Summary") -> None:

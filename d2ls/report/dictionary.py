@@ -52,10 +52,7 @@ def head_attention(read: Attention, query: Tensor, key: Tensor) -> Iterator[Tens
 
 
 def read_dictionary(net: nn.Module, image: Tensor) -> Inspection | None:
-    """Run the network on a normalised image (bands, H, W) in evaluation, and note what its dictionary does, on the CPU.
-
-    None for a network without a dictionary.
-    """
+    """Note what a network's dictionary does in evaluation with a normalised image (bands, H, W); None without one."""
     if not isinstance(net, DynamicDictionaryLearning) or net.dictionary is None:
         return None
     found: dict[nn.Module, Any] = {}

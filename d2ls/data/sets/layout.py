@@ -20,8 +20,7 @@ class Plan:
 
     # candidates for each target, the preferred one first
     files: dict[PurePosixPath, list[PurePosixPath]] = field(default_factory=lambda: defaultdict(list))
-    # targets that must exist in the end, whether among `files` or on the disk already
-    expected: list[PurePosixPath] = field(default_factory=list)
+    expected: list[PurePosixPath] = field(default_factory=list)  # targets that must exist in the end
     notes: list[str] = field(default_factory=list)  # files left out, and why
     problems: list[str] = field(default_factory=list)  # what is missing
     preferred: str = ""  # name of a folder whose files are taken where those of one target differ
@@ -81,8 +80,7 @@ class Tiling:
     legend: Literal["official", "reference"] = "official"  # which colours
     unknown: Literal["error", "ignore"] = "error"  # colours of no class are an error, or read as ignore
     suffix: Literal[".tif", ".png"] = ".tif"  # format of the image patches
-    # stems of tiles whose colours are read by threshold, and why
-    off_palette: Mapping[str, str] = field(default_factory=dict)
+    off_palette: Mapping[str, str] = field(default_factory=dict)  # stems of tiles read by threshold, and why
     faulty: tuple[str, ...] = ()  # stems of tiles that should not be used
 
     def __post_init__(self) -> None:
@@ -148,8 +146,7 @@ class MaskFolder:
     ending: str = ""  # end of their names after the stem that they share with their image
     excluded: str | None = None  # end of the names of other files in the folder; None: there are none
     spec: DatasetSpec | None = None  # meanings of the values, where they differ from the data set's
-    # stems of masks whose colours are read by threshold, and why
-    off_palette: Mapping[str, str] = field(default_factory=dict)
+    off_palette: Mapping[str, str] = field(default_factory=dict)  # stems of masks read by threshold, and why
     optional: bool = False  # whether the folder may be missing
 
 
