@@ -59,7 +59,8 @@ def prepare(facts: DatasetFacts, downloads: Path, root: Path, *, dry_run: bool, 
     a dry run it only prints what would be done. The plan has notes, and the problems that are left. A DataError is
     raised where nothing of the data set is there, an archive is not to be trusted, or an existing file differs.
     """
-    with Sources(downloads, _existing(root)) as sources:
+    scratch = next(path for path in (root.absolute(), *root.absolute().parents) if path.is_dir())
+    with Sources(downloads, scratch) as sources:
         plan, files = _plan(facts, sources)
         if not plan.files and not any((root / target).exists() for target in plan.expected):
             more = f" Not opened: {', '.join(sources.not_opened[:5])}; unpack them." if sources.not_opened else ""
@@ -156,8 +157,3 @@ def _fingerprint(step: Step) -> str:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the deepest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())

@@ -2,10 +2,11 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -37,18 +38,14 @@ def run(step: Step, workers: int) -> Summary:
 
 def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label: str = "Tiles") -> Summary:
     """Cut all tiles, in parallel; the notes name patches of these tiles that this run has not written."""
-    begin, folders = time.time(), (tiling.images, tiling.masks, tiling.masks / ORIGINALS)
-    for folder, tile in product(folders[:2], tiles):
+    folders = tiling.images, tiling.masks
+    for folder, tile in product(folders, tiles):
         if folder.resolve() in (tile.image.parent.resolve(), tile.mask.parent.resolve()):
             raise DataError(f"{folder}: the originals lie here ({tile.stem}); patches need their own folder.")
-    for folder in folders if tiling.colours else folders[:2]:
-        make_folder(folder)
-    total = Summary()
-    for summary in pool.run(partial(split, tiling=tiling), tiles, workers, label):
-        total.add(summary)
     stems = {tile.stem for tile in tiles}
-    _clear_parts(folders, stems, begin)
-    for folder in folders[:2]:
+    filled = (*folders, tiling.masks / ORIGINALS) if tiling.colours else folders
+    total = _fill(filled, partial(split, tiling=tiling), tiles, workers, label, stems)
+    for folder in folders:
         if foreign := _foreign_patches(folder, stems, set(total.written)):
             total.notes.append(
                 f"{folder}: {len(foreign)} patches of these tiles are not of this run (first: {foreign[0]}): made with "
@@ -60,28 +57,20 @@ def split_all(tiles: list[OriginalTile], tiling: Tiling, workers: int, *, label:
         for tile in tiles
         if tile.stem in tiling.faulty
     ]
-    total.written.sort()
     total.notes.sort()
     return total
 
 
 def convert_all(step: ConvertStep, workers: int) -> Summary:
     """Convert all masks of a folder to class indices, and colours beside them (raises DataError: other values)."""
-    (masks,), begin = step.inputs, time.time()
+    (masks,) = step.inputs
     found = list_images(masks) if masks.is_dir() else {}
     if not found:
         problem = "no masks in it" if masks.is_dir() else "no such folder"
         raise DataError(f"{masks}: {problem}. Expected the masks of {step.spec.name} as published.")
     if masks.resolve() in [folder.resolve() for folder in step.outputs]:
         raise DataError(f"{step.outputs[0]}: converted masks would replace the published ones; choose another folder.")
-    for folder in step.outputs:
-        make_folder(folder)
-    total = Summary()
-    for summary in pool.run(partial(_convert, step=step), list(found.values()), workers, "Masks"):
-        total.add(summary)
-    _clear_parts(step.outputs, found, begin)
-    total.written.sort()
-    return total
+    return _fill(step.outputs, partial(_convert, step=step), found.values(), workers, "Masks", found.keys())
 
 
 def merge_all(step: MergeStep) -> Summary:
@@ -136,9 +125,21 @@ def _foreign_patches(folder: Path, stems: set[str], written: set[str]) -> list[s
     )
 
 
-def _clear_parts(folders: Iterable[Path], stems: Iterable[str], begin: float) -> None:
-    """Delete unfinished files of the given stems that a killed run has left, older than `begin` (seconds)."""
+def _fill(
+    folders: Sequence[Path], function: Callable[[Any], Summary], jobs: Iterable[Any], workers: int, label: str,
+    stems: Collection[str],
+) -> Summary:  # fmt: skip
+    """Do all jobs that write files of the stems into folders; delete unfinished ones that a killed run has left."""
+    for folder in folders:
+        make_folder(folder)
+    begin, total = time.time(), Summary()
+    for summary in pool.run(function, list(jobs), workers, label):
+        total.written += summary.written
+        total.pixels += summary.pixels
+        total.notes += summary.notes
     starts = tuple(f".{stem}" for stem in stems)
     for path in (path for folder in folders for path in folder.glob(".*.part")):
         if path.name.startswith(starts) and path.stat().st_mtime < begin:
             path.unlink(missing_ok=True)
+    total.written.sort()
+    return total

@@ -40,12 +40,6 @@ class Summary:
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))  # of the masks, by value
     notes: list[str] = field(default_factory=list)  # what the user should know
 
-    def add(self, other: "Summary") -> None:
-        """Add the figures of another summary."""
-        self.written += other.written
-        self.pixels += other.pixels
-        self.notes += other.notes
-
 
 def split(tile: OriginalTile, tiling: Tiling) -> Summary:
     """Cut one tile and write its patches; the result depends on the tile and the settings alone."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from d2ls.data import io as files
 from d2ls.data.dataset import SegmentationDataset
+from d2ls.data.labels import count_values
 from d2ls.data.pairs import Pair
 from d2ls.data.spec import DatasetSpec
 from d2ls.inference.results import Masks
@@ -63,7 +64,8 @@ def example(dataset: SegmentationDataset, pair: Pair, masks: Masks, scores: Scor
     spec = dataset.spec
     image, prediction, truth = files.read_image(pair.image), masks.read(pair.name), dataset.read_mask(pair)
     height, width = prediction.shape
-    shares = [_shares(labels, spec) for labels in (prediction, truth) if labels is not None]
+    masks_read = [labels for labels in (prediction, truth) if labels is not None]
+    shares = [count_values(labels)[: spec.num_classes] / labels.size for labels in masks_read]
     image = pictures.shrink(image, _SIDE)
     prediction = pictures.shrink(prediction, _SIDE, labels=True)
     figures = [Figure("Image", pictures.photograph(image), f"Photograph {pair.name}.")]
@@ -85,11 +87,6 @@ def _map(title: str, labels: Pixels, shares: NDArray[np.float64], spec: DatasetS
     parts = ", ".join(f"{spec.classes[index]} {shares[index]:.0%}" for index in order) or "no class"
     marks = pictures.marks(labels, spec.num_classes)
     return Figure(title, pictures.class_map(labels, spec), f"{title}: {parts}.", marks)
-
-
-def _shares(labels: Pixels, spec: DatasetSpec) -> NDArray[np.float64]:
-    """Share of each class among all pixels, (K,)."""
-    return np.bincount(labels.ravel(), minlength=256)[: spec.num_classes] / labels.size
 
 
 def _mistakes(counts: torch.Tensor, spec: DatasetSpec) -> list[dict[str, Any]]:
