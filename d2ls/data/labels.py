@@ -13,6 +13,7 @@ from d2ls.data.spec import Colour, DatasetSpec
 from d2ls.errors import DataError
 
 Mask = NDArray[np.uint8]
+_EXACT = 1 << 24  # pixels that OpenCV counts exactly: its counts are float32
 _LISTED = 5  # values or colours that a message names
 _BLOCK = 1 << 20  # pixels converted at a time: the wide intermediate codes stay small
 
@@ -69,7 +70,10 @@ def values_to_index(raw: Mask, spec: DatasetSpec, path: Path | str) -> Mask:
 
 def count_values(mask: Mask) -> NDArray[np.int64]:
     """Number of pixels by value, (256,), of a mask (H, W)."""
-    return cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
+    flat = mask.ravel()
+    parts = (flat[at : at + _EXACT] for at in range(0, flat.size, _EXACT))
+    counts = (cv2.calcHist([part], [0], None, [256], [0, 256]).ravel().astype(np.int64) for part in parts)
+    return sum(counts, np.zeros(256, np.int64))
 
 
 def count_colours(rgb: Mask, most: int | None = None) -> dict[Colour, int]:

@@ -10,7 +10,14 @@ from PIL import Image
 
 from d2ls.data import io as files
 from d2ls.data import labels
-from d2ls.data.labels import check_index, colours_to_index, index_to_colours, read_index_mask, values_to_index
+from d2ls.data.labels import (
+    check_index,
+    colours_to_index,
+    count_values,
+    index_to_colours,
+    read_index_mask,
+    values_to_index,
+)
 from d2ls.data.sets import dubai, isprs, potsdam, uavid
 from d2ls.data.spec import DatasetSpec
 from d2ls.errors import DataError
@@ -84,6 +91,14 @@ def test_cars_of_both_legends() -> None:
 def test_uavid_reads_black_as_clutter_and_white_as_ignore() -> None:
     rgb = np.array([[(0, 0, 0), (255, 255, 255)]], np.uint8)
     assert colours_to_index(rgb, uavid.SPEC, path="x").tolist() == [[7, 255]]
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (30, 20), (4_100, 4_099)])
+def test_pixels_are_counted_exactly(shape: tuple[int, int]) -> None:
+    """More than 2^24 of one value, too, beyond which float32 has no odd numbers."""
+    mask = np.zeros(shape, np.uint8)
+    mask[:1, :1] = 255
+    assert count_values(mask).tolist() == np.bincount(mask.ravel(), minlength=256).tolist()
 
 
 def test_values_outside_the_classes() -> None:
