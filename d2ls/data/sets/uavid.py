@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from d2ls.data.augment import Augmentation
 from d2ls.data.dataset import SegmentationDataset
@@ -32,7 +33,6 @@ _ORIGINAL = re.compile(
     r"(?:.*/)?(?i:(uavid_train|uavid_val|uavid_test)(?:\.zip)?)/(?:.*/)?(seq\d+/(?:Images|Labels)/[^/]+(?i:\.png))"
 )
 CANVAS = (2048, 4096)  # frames are padded at the left to this width, and their lowest rows kept, before they are cut
-tiling = partial(layout.Tiling, spec=SPEC, canvas=CANVAS, suffix=".png")  # settings of the patches
 
 
 def test(folder: Path | str | None = None, *, spec: DatasetSpec = SPEC) -> SegmentationDataset:
@@ -54,6 +54,11 @@ def tiles(folder: Path) -> list[layout.OriginalTile]:
         for pair in match(sequence / "Images", sequence / "Labels", hint)
         if pair.mask is not None
     ]
+
+
+def tiling(**options: Any) -> layout.Tiling:
+    """Settings of the patches."""
+    return layout.Tiling(spec=SPEC, canvas=CANVAS, suffix=".png", **options)
 
 
 def _pairs(home: Path, split: str, protocol: str) -> list[Pair]:
