@@ -238,7 +238,8 @@ class MapFiles:
 
 def _render(template: str, **values: Any) -> bytes:
     """An XML file from its template."""
-    environment = Environment(loader=PackageLoader("d2ls.inference"), autoescape=True, trim_blocks=True)
+    loader = PackageLoader("d2ls.inference")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(template).render(values).encode()
 
 
