@@ -102,7 +102,8 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
     scores = predict(dataset, segment, Masks(folder / "masks", spec), batch=batch)
     if not scores.counts:
         raise DataError(f"{settings.path}: no test image has labels, so there is nothing to compare.")
-    of_test, of_validation = ({pair.image for pair in found.pairs} for found in (dataset, settings.val_dataset))
+    validation = getattr(settings.val_dataset, "pairs", ())  # a user's own data set, or a part of one, has none
+    is_same = {pair.image for pair in dataset.pairs} == {pair.image for pair in validation}
     return {
         "dataset": spec.name,
         "classes": list(spec.classes),
@@ -112,7 +113,7 @@ def _test(settings: Settings, folder: Path) -> dict[str, Any]:
         "test_window": settings.test_window,
         "images": list(scores.counts),
         "images_sha256": images_hash(dataset),
-        "chosen_on_test_images": settings.test_weights_name != "last" and of_test == of_validation,
+        "chosen_on_test_images": settings.test_weights_name != "last" and is_same,
         "counts": [counts.tolist() for counts in scores.counts.values()],
     }
 

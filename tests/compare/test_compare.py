@@ -119,6 +119,16 @@ def test_one_variant_one_seed(configs: list[str], run_folder: Path, capfd: pytes
     assert str(Path("out/tiny/seed42")) in capfd.readouterr().err
 
 
+def test_validation_images_that_name_no_files(configs: list[str], run_folder: Path) -> None:
+    config = Path("tiny.py")
+    own = "from torch.utils.data import Subset\n\nval_dataset = Subset(val_dataset, range(2))\n"
+    config.write_text(config.read_text() + own)
+    assert run_main(compare.main, ["-c", "tiny.py", "--seeds", "1", "-o", "out", "test_weights_name=last"]) == 0
+    result = read_result(run_folder / "out" / "tiny" / "seed42")
+    assert result is not None
+    assert result["chosen_on_test_images"] is False
+
+
 @pytest.mark.slow
 def test_windows_of_the_test_images(configs: list[str], run_folder: Path) -> None:
     arguments = ["-c", "tiny.py", "--seeds", "1", "-o", "out", "--grid", "test_window=None,32,1000"]
