@@ -19,6 +19,11 @@ from d2ls.metrics import PER_CLASS, percent
 from d2ls.report import dictionary, pictures
 from d2ls.report.examples import choose, example, ranked, spread
 
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%#_{}$"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+)
+"""What has a meaning in LaTeX, as text."""
 _LABELS = {
     "dataset": "Data set", "checkpoint_sha256": "SHA-256 of the checkpoint", "config_sha256": "SHA-256 of the config",
     "d2ls": "d2ls", "torch": "PyTorch",
@@ -95,7 +100,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    environment.filters |= {"percent": percent, "shares": _shares}
+    environment.filters |= {"percent": percent, "shares": _shares, "latex": lambda text: text.translate(_LATEX)}
     return environment
 
 

@@ -54,6 +54,12 @@ def check_devices(settings: Settings, trainer: pl.Trainer) -> list[str]:
             f"strategy={settings.strategy!r} and gradient_clip_val={settings.gradient_clip_val}: Lightning cannot clip "
             "the norm of gradients that lie on several devices. Set gradient_clip_val=None, or strategy='ddp'."
         )
+    if settings.strategy.startswith("fsdp") and settings.test_window is not None:
+        raise ConfigError(
+            f"strategy={settings.strategy!r} and test_window={settings.test_window}: the processes would wait for each "
+            "other where their validation images have different numbers of windows. Set test_window=None for training; "
+            "the test scripts take --window."
+        )
     notes = []
     if settings.sync_batchnorm and not any(isinstance(module, _BatchNorm) for module in settings.net.modules()):
         notes.append("sync_batchnorm=True changes nothing: the network has no batch normalisation")

@@ -47,6 +47,13 @@ def test_latex(written: dict[str, str]) -> None:
     assert r"no-b & 30.00 & -- \\" in text
 
 
+def test_names_mean_nothing_in_latex(tmp_path: Path) -> None:
+    name = "extra_losses={'a': 1}$x^2~\\"
+    _, _, latex, _ = tables.write(tmp_path, [row(name, Difference(0, 0, 0, 0.5))], CLASSES, [])
+    escaped = r"extra\_losses=\{'a': 1\}\$x\textasciicircum{}2\textasciitilde{}\textbackslash{} & 50.00 "
+    assert escaped in latex.read_text(encoding="utf-8")
+
+
 def test_the_page_escapes_and_places_the_runs(written: dict[str, str]) -> None:
     page = written[".html"]
     assert "Another &lt;note&gt;." in page

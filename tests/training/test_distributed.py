@@ -54,6 +54,8 @@ def test_what_devices_cannot_do_is_refused() -> None:
     on_gpus = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda", 0)), world_size=2)
     with pytest.raises(ConfigError, match=r"strategy='fsdp' and gradient_clip_val=1\.0"):
         check_devices(load_config("tiny.py", {"strategy": "fsdp", "gradient_clip_val": 1.0}), on_gpus)
+    with pytest.raises(ConfigError, match=r"strategy='fsdp' and test_window=64"):
+        check_devices(load_config("tiny.py", {"strategy": "fsdp", "test_window": 64}), on_gpus)
     told = check_devices(load_config("tiny.py", {"sync_batchnorm": True}), on_gpus)
     assert told[0] == "sync_batchnorm=True changes nothing: the network has no batch normalisation"
     assert not any("sync" in n for n in check_devices(
