@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from d2ls.errors import CheckpointError, ConfigError
+from d2ls.training.distributed import killed_reader
 
 LAST = "last"  # name of the newest checkpoint's file, without .ckpt
 STALE_AFTER = 3600.0  # seconds without a change after which another machine's unfinished file is given up
@@ -63,6 +64,8 @@ def write_checkpoint(content: dict[str, Any], path: Path, *, keep: bool = False)
         os.replace(part, path)  # noqa: PTH105  (the name says that it replaces)
         _sync(path.parent)
     except (OSError, RuntimeError) as error:  # torch.save hides a full disk behind an error of its own
+        if (killed := killed_reader(error)) is not None:
+            raise killed from None
         cause = error if isinstance(error, OSError) else error.__context__
         reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else error
         was = f"; {path.name} is as it was" if path.exists() else ""

@@ -91,6 +91,14 @@ def is_lost_connection(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _BROKEN)
 
 
+def killed_reader(error: BaseException) -> RuntimeError | None:
+    """The error of a killed process that reads images, which torch raises in whatever code is running then."""
+    for found in (error, error.__context__):
+        if isinstance(found, RuntimeError) and "DataLoader worker (pid" in str(found):
+            return found
+    return None
+
+
 def _lost(processes: list[subprocess.Popen[bytes]]) -> str:
     for rank, process in enumerate(processes, start=1):
         with contextlib.suppress(subprocess.TimeoutExpired):

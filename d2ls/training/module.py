@@ -23,7 +23,7 @@ from d2ls.inference.sliding_window import Windows, segment_windows
 from d2ls.metrics import MEANS, Scores, SegmentationMetrics
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import resume_schedule
-from d2ls.training.distributed import is_lost_connection
+from d2ls.training.distributed import is_lost_connection, killed_reader
 from d2ls.training.non_finite import SkippedBatches, StepLoss
 
 
@@ -320,7 +320,7 @@ def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     except D2LSError:
         raise
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or is_lost_connection(error):
+        if isinstance(error, torch.OutOfMemoryError) or is_lost_connection(error) or killed_reader(error):
             raise
         shapes = " and ".join(str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in arguments)
         raise ConfigError(

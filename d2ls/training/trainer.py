@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import re
 import signal
 import warnings
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from d2ls.report.training_page import TrainingPage
 from d2ls.training.callbacks import BestCheckpoint, EpochReport, LossLog, ProgressBar
 from d2ls.training.checkpoint_io import LAST, WholeCheckpoints, lock_folder, prepare_folder
 from d2ls.training.data_check import LOGS, check_data
-from d2ls.training.distributed import SyncBatchNorm, check_devices, ending_together
+from d2ls.training.distributed import SyncBatchNorm, check_devices, ending_together, killed_reader
 from d2ls.training.module import SegmentationModule
 from d2ls.training.resume import GracefulShutdown, LastCheckpoint, Start, choose_start, is_finished, tidy
 
@@ -230,7 +229,7 @@ def _fit(
         _tell_of_last(trainer, console)
         raise KeyboardInterrupt from end
     except RuntimeError as error:
-        if not re.search(r"DataLoader worker \(pid", str(error)):
+        if killed_reader(error) is None:
             raise
         _tell_of_last(trainer, console)
         if shutdown.requested:  # so was the reader, which had only just started

@@ -152,3 +152,18 @@ def test_quarantine(tmp_path: Path) -> None:
     assert quarantine(tmp_path / "last.ckpt").read_bytes() == b"x"
     assert [path.name for path in tmp_path.iterdir()] == ["last-unreadable.ckpt"]
     quarantine(tmp_path / "last.ckpt")
+
+
+def test_a_reader_that_is_killed_while_a_checkpoint_is_written_is_no_fault_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*_: Any) -> None:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # torch's writer, as it is closed
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker \(pid 7\)"):
+        write_checkpoint({}, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())

@@ -229,6 +229,15 @@ def test_objects_that_cannot_work_are_one_message(after: str, told: str) -> None
         run(config(after), train_batch_size=1, val_batch_size=1)
 
 
+def test_a_reader_that_is_killed_is_no_fault_of_the_loss() -> None:
+    class Killed(nn.Module):
+        def forward(self, *_: Any) -> Tensor:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker"):
+        plain_trainer(max_epochs=1).fit(module(Killed()), DataLoader(samples(), 2), DataLoader(samples(), 2))
+
+
 def test_a_plateau_schedule_follows_the_monitor() -> None:
     after = (
         "lr_scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode='max', patience=0, threshold=9)\n"
