@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,9 +238,14 @@ class MapFiles:
 
 def _render(template: str, **values: Any) -> bytes:
     """An XML file from its template."""
+    return _templates().get_template(template).render(values).encode()
+
+
+@cache
+def _templates() -> Environment:
+    """The templates, each of which is compiled once, however many maps are written."""
     loader = PackageLoader("d2ls.inference")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template(template).render(values).encode()
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _raw(name: str, level: int = 0) -> str:
