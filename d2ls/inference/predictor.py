@@ -1,6 +1,7 @@
 """The network on its device and in its precision, as plain functions of images."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from d2ls.data.sets.facts import Views
 from d2ls.errors import ConfigError, DataError
-from d2ls.inference.sliding_window import Windows, segment_windows
+from d2ls.inference.sliding_window import Windows, segment_images, segment_windows
 from d2ls.inference.tta import Model, mean_logits
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -151,9 +152,7 @@ def views_by_windows(network: Network, views: Views, num_classes: int, windows: 
     So the network sees windows of one size at every scale, as it saw crops of one size in training. Images are not
     padded, and those no larger than a window stay whole. The network gets `batch` windows at once.
     """
-
-    def model(images: Tensor) -> Tensor:
-        return torch.stack([segment_windows(network, image, windows, batch, padded=False) for image in images])
+    model = partial(segment_images, network, windows=windows, batch=batch)
 
     def segment(images: Tensor) -> list[Classes]:
         each = to_device(images, network.device).split(1)

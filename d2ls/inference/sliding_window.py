@@ -162,3 +162,8 @@ def segment_windows(model: Model, frame: Tensor, windows: Windows, batch: int = 
             whole[:, y : rows.ends[row], x : columns.ends[column]] = part
     assert whole is not None
     return whole[:, rows.padding :, columns.padding :]
+
+
+def segment_images(model: Model, images: Tensor, windows: Windows, batch: int) -> Tensor:
+    """Logits (B, K, H, W) of images (B, bands, H, W), each blended from its windows, without padding."""
+    return torch.stack([segment_windows(model, image, windows, batch, padded=False) for image in images])

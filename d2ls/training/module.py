@@ -19,7 +19,7 @@ from d2ls.config import Settings
 from d2ls.data.spec import IMAGENET_MEAN, IMAGENET_STD, DatasetSpec
 from d2ls.distributed import average
 from d2ls.errors import ConfigError, D2LSError, DataError
-from d2ls.inference.sliding_window import Windows, segment_windows
+from d2ls.inference.sliding_window import Windows, segment_images
 from d2ls.metrics import MEANS, Scores, SegmentationMetrics
 from d2ls.models import DynamicDictionaryLearning
 from d2ls.optim import resume_schedule
@@ -293,9 +293,7 @@ class SegmentationModule(pl.LightningModule):
 
     def _segment(self, images: Tensor) -> Any:
         """Logits of validation images (B, bands, H, W), as the test scripts make them."""
-        if self.windows is None:
-            return self(images)
-        return torch.stack([segment_windows(self, x, self.windows, len(images), padded=False) for x in images])
+        return self(images) if self.windows is None else segment_images(self, images, self.windows, len(images))
 
     def _named(self, value: Any) -> dict[str, Tensor]:
         """The loss's scalars by name."""
